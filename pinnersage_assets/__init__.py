@@ -1,0 +1,1 @@
+"""PinnerSage as a Dagster asset graph over one DuckDB file."""

@@ -1,0 +1,1 @@
+"""Nearest neighbours: the HNSW index (USearch), and exact search."""

@@ -1,0 +1,283 @@
+"""``evaluation.*``: the models of yesterday judged on the actions of today (paper, section 5.3).
+
+Corpus, popularity and users' windows are as of the day before; nothing that a model uses is of the day itself.
+"""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pinnersage_assets.ann.exact import exact_search
+from pinnersage_assets.lineage.retrieval import CORPUS_VECTORS, SEEN_CORPUS_PINS, drawn_medoids
+from pinnersage_assets.lineage.users import INTEREST_ACTIONS, window
+from pinnersage_assets.model.population import offsets_of
+from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.retrieval_metrics import (
+    Pairs,
+    Targets,
+    first_unseen,
+    judge,
+    nearest_unseen,
+    popular_rows,
+    random_rows,
+)
+from pinnersage_assets.model.single_embeddings import decay_averages
+from pinnersage_assets.partitions import (
+    DAILY,
+    HISTORY,
+    YESTERDAY,
+    YESTERDAYS_WINDOW,
+    SAME_DAY,
+    partition_day,
+    reads,
+)
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+# What users did today that they had not seen in the window: a row a user and group of near-duplicates. The target is
+# the group's pin in yesterday's corpus; a pin that is new today stands for itself; one that may not be recommended, or
+# that is not known, has no vector and is a miss.
+TARGETS = f"""
+    WITH grouped AS (
+        SELECT p.pin_id, p.dt, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
+        FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
+        WHERE p.dt <= $today
+    ),
+    recommendable AS (
+        SELECT g.pin_group, c.pin_id FROM corpus.pins AS c JOIN grouped AS g ON c.pin_id = g.pin_id WHERE c.dt = $day
+    ),
+    acted AS (
+        SELECT a.dt, a.user_id, a.pin_id, coalesce(g.pin_group, a.pin_id) AS pin_group
+        FROM staging.actions AS a LEFT JOIN grouped AS g ON a.pin_id = g.pin_id
+        WHERE a.dt BETWEEN $first AND $today AND list_contains($interest, a.action)
+    ),
+    next_actions AS (
+        SELECT user_id, pin_group, min(pin_id) AS pin_id FROM acted AS a
+        WHERE dt = $today AND NOT EXISTS (
+            FROM acted AS b WHERE b.dt <= $day AND b.user_id = a.user_id AND b.pin_group = a.pin_group
+        )
+        GROUP BY user_id, pin_group
+    )
+    SELECT n.user_id, r.pin_id AS corpus_pin_id,
+        CASE
+            WHEN r.pin_id IS NOT NULL THEN r.pin_id
+            WHEN n.pin_id IN (SELECT pin_id FROM corpus.excluded WHERE dt <= $today) THEN NULL
+            ELSE (SELECT g.pin_id FROM grouped AS g WHERE g.pin_id = n.pin_id)
+        END AS vector_pin_id
+    FROM next_actions AS n LEFT JOIN recommendable AS r ON n.pin_group = r.pin_group
+    ORDER BY n.user_id, n.pin_group
+"""
+
+# The actions that models know, of pins with a vector.
+KNOWN_ACTIONS = f"""
+    SELECT a.user_id, a.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
+    FROM ({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
+    ORDER BY a.user_id, age, a.pin_id
+"""
+
+
+@dataclass(frozen=True)
+class Yesterday:
+    """What models may know, for the users to be judged (numbered in the order of ``users``)."""
+
+    users: NDArray[np.int64]
+    corpus_ids: NDArray[np.int64]
+    corpus: NDArray[np.float32]
+    seen: Pairs
+    actions: pl.DataFrame
+    """user (number), pin_row, age; of a user the latest first."""
+    vectors: NDArray[np.float32]
+    """(pins, d), what ``pin_row`` points at."""
+    medoids: pl.DataFrame
+    """user (number), pin_row, share."""
+    popular: NDArray[np.int64]
+    """All corpus rows, the most acted on first."""
+    budget: int
+    decay_per_day: float
+    keys: tuple[int, ...]
+    """Seed and day, for what is random."""
+
+
+def _last_pin(known: Yesterday) -> Pairs:
+    last = known.actions.group_by("user", maintain_order=True).first()
+    return _search(known, last["user"], known.vectors[last["pin_row"].to_numpy()])
+
+
+def _decay_average(known: Yesterday) -> Pairs:
+    users, rows, ages = (known.actions[name].to_numpy() for name in ("user", "pin_row", "age"))
+    averages = decay_averages(known.vectors, rows, ages, offsets_of(users), known.decay_per_day)
+    return _search(known, known.actions["user"].unique(maintain_order=True), averages)
+
+
+def _pinnersage(known: Yesterday) -> Pairs:
+    medoids = known.medoids
+    return _search(known, medoids["user"], known.vectors[medoids["pin_row"].to_numpy()], medoids["share"])
+
+
+def _search(known: Yesterday, users: pl.Series, queries: NDArray[np.float32], shares: pl.Series | None = None) -> Pairs:
+    wanted = np.full(len(queries), known.budget) if shares is None else shares.to_numpy()
+
+    def search(some: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        return exact_search(some, known.corpus, k)[0]
+
+    return nearest_unseen(queries, users.to_numpy(), wanted, len(known.corpus), known.seen, search)
+
+
+def _random(known: Yesterday) -> Pairs:
+    depth = known.budget + int(np.bincount(known.seen.users).max(initial=0))
+    return _unseen(known, random_rows(len(known.corpus), depth, [(*known.keys, user) for user in known.users]))
+
+
+def _popular(known: Yesterday) -> Pairs:
+    return _unseen(known, np.broadcast_to(known.popular, (len(known.users), len(known.popular))))
+
+
+def _unseen(known: Yesterday, candidates: NDArray[np.int64]) -> Pairs:
+    users = np.arange(len(known.users))
+    return first_unseen(candidates, users, np.full(len(users), known.budget), known.seen, len(known.corpus))
+
+
+MODELS: dict[str, Callable[[Yesterday], Pairs]] = {
+    "last_pin": _last_pin,
+    "decay_average": _decay_average,
+    "pinnersage": _pinnersage,
+    "random": _random,
+    "popular": _popular,
+}
+
+
+@dg.asset(
+    key=["evaluation", "retrieval_users"],
+    partitions_def=DAILY,
+    deps=[
+        *reads(YESTERDAYS_WINDOW, "staging.actions"),
+        *reads(HISTORY, "staging.pins", "corpus.near_duplicates", "corpus.excluded"),
+        *reads(YESTERDAY, "users.medoids", "corpus.pins"),
+    ],
+    kinds={"numpy"},
+    code_version="1",
+)
+def retrieval_users(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Every model's candidate set for every user who did something new, and how much of it the set foresaw."""
+    today = partition_day(context)
+    scope = window(today - datetime.timedelta(days=1), settings)
+    targets = warehouse.read(TARGETS, {**scope, "today": today})
+    actions = warehouse.read(KNOWN_ACTIONS, scope)
+    users, cold = _users_to_judge(targets, actions, settings, today)
+    judged = []
+    if len(users):
+        known = _yesterday(warehouse, settings, scope, users, actions)
+        wanted = _targets(warehouse, targets, known, today)
+        for model, candidates_of in MODELS.items():
+            counts = judge(
+                candidates_of(known), wanted, known.corpus, len(users), settings.evaluation.relevance_cosine
+            )
+            judged.append(pl.DataFrame({"user_id": users, **vars(counts)}).with_columns(model=pl.lit(model)))
+            context.log.info(f"judged {model} on {len(users):,} users")
+    rows = pl.concat(judged) if judged else pl.DataFrame(schema=["user_id", "model", *_COUNTS])
+    return dg.MaterializeResult(
+        value=rows.with_columns(seed=pl.lit(settings.seed, pl.Int32)),
+        metadata={"users who did something new": targets["user_id"].n_unique(), "cold users, not judged": cold},
+    )
+
+
+_COUNTS = ("targets", "relevant", "recalled", "set_size")
+
+
+def _users_to_judge(
+    targets: pl.DataFrame, actions: pl.DataFrame, settings: Settings, today: datetime.date
+) -> tuple[NDArray[np.int64], int]:
+    """Users with something to foresee and something known, ascending, sampled by seed; and how many lack the latter."""
+    wanted, known = targets["user_id"].unique(), actions["user_id"].unique()
+    warm = np.intersect1d(wanted.to_numpy(), known.to_numpy())
+    order = np.argsort(keyed_uniform("evaluated users", settings.seed, today.toordinal(), warm))
+    return np.sort(warm[order[: settings.evaluation.users]]), len(wanted) - len(warm)
+
+
+def _yesterday(
+    warehouse: Warehouse,
+    settings: Settings,
+    scope: dict[str, object],
+    users: NDArray[np.int64],
+    actions: pl.DataFrame,
+) -> Yesterday:
+    day = scope["day"]
+    corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+    pin_ids, vectors = warehouse.read_vectors(
+        f"""
+        SELECT pin_id, embedding FROM staging.pins
+        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM ({INTEREST_ACTIONS})) ORDER BY pin_id
+        """,
+        scope,
+    )
+    numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
+
+    def numbered(frame: pl.DataFrame, pin: str, ids: NDArray[np.int64], row: str) -> pl.DataFrame:
+        own = frame.join(numbers, on="user_id", maintain_order="left")
+        return own.with_columns(pl.Series(row, np.searchsorted(ids, own[pin].to_numpy())))
+
+    seen = numbered(warehouse.read(SEEN_CORPUS_PINS, scope), "pin_id", corpus_ids, "row")
+    acted = actions.filter(pl.col("pin_id").is_in(corpus_ids.tolist()))
+    return Yesterday(
+        users=users,
+        corpus_ids=corpus_ids,
+        corpus=corpus,
+        seen=Pairs.of(seen["user"].to_numpy(), seen["row"].to_numpy()),
+        actions=numbered(actions, "pin_id", pin_ids, "pin_row"),
+        vectors=vectors,
+        medoids=numbered(drawn_medoids(warehouse, settings, day), "medoid_pin_id", pin_ids, "pin_row"),
+        popular=popular_rows(np.searchsorted(corpus_ids, acted["pin_id"].to_numpy()), len(corpus)),
+        budget=settings.retrieval.budget,
+        decay_per_day=settings.evaluation.decay_per_day,
+        keys=(settings.seed, day.toordinal()),
+    )
+
+
+def _targets(
+    warehouse: Warehouse, targets: pl.DataFrame, known: Yesterday, today: datetime.date
+) -> Targets:
+    own = targets.join(
+        pl.DataFrame({"user_id": known.users, "user": np.arange(len(known.users))}),
+        on="user_id",
+        maintain_order="left",
+    )
+    ids, vectors = warehouse.read_vectors(
+        "SELECT pin_id, embedding FROM staging.pins WHERE list_contains($pins, pin_id) ORDER BY pin_id",
+        {"pins": own["vector_pin_id"].drop_nulls().unique().to_list()},
+    )
+    has_vector = own["vector_pin_id"].is_not_null().to_numpy()
+    wanted = np.zeros((len(own), known.corpus.shape[1]), dtype=np.float32)
+    wanted[has_vector] = vectors[np.searchsorted(ids, own["vector_pin_id"].drop_nulls().to_numpy())]
+    in_corpus = own["corpus_pin_id"].is_not_null().to_numpy()
+    rows = np.full(len(own), -1)
+    rows[in_corpus] = np.searchsorted(known.corpus_ids, own["corpus_pin_id"].drop_nulls().to_numpy())
+    return Targets(own["user"].to_numpy(), rows, wanted)
+
+
+@dg.asset(
+    key=["evaluation", "retrieval"],
+    partitions_def=DAILY,
+    deps=reads(SAME_DAY, "evaluation.retrieval_users"),
+    kinds={"polars"},
+    code_version="1",
+)
+def retrieval(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.DataFrame:
+    """Means over users: a user with many actions counts as much as one with few."""
+    return warehouse.read(
+        """
+        SELECT model, avg(relevant / targets) AS relevance, avg(recalled / targets) AS recall,
+            avg(set_size) AS set_size, count(*) AS users
+        FROM evaluation.retrieval_users WHERE dt = $day GROUP BY model ORDER BY model
+        """,
+        {"day": partition_day(context)},
+    )
+
+
+ASSETS = [retrieval_users, retrieval]

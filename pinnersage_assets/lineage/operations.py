@@ -1,0 +1,30 @@
+"""``operations.*``: what runs did, and the copy that people query."""
+
+import dagster as dg
+import polars as pl
+
+from pinnersage_assets.partitions import DAILY, SAME_DAY, reads
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.publishing import publish
+
+
+def publications(everything: list[str]) -> dg.AssetsDefinition:
+    """The last asset of the daily job; it comes after all others."""
+
+    @dg.asset(
+        key=["operations", "publications"],
+        partitions_def=DAILY,
+        deps=reads(SAME_DAY, *everything),
+        kinds={"file"},
+        code_version="1",
+    )
+    def publications(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult[pl.DataFrame]:
+        """Replace the published copy by the warehouse as it is now, if all its partitions are good."""
+        publication = publish(warehouse, ledger_of="operations.publications")
+        context.log.info(f"published {publication.bytes / 1e6:,.0f} MB at {warehouse.published}")
+        return dg.MaterializeResult(
+            value=pl.DataFrame({"run_id": [context.run_id], **{k: [v] for k, v in vars(publication).items()}}),
+            metadata={"path": dg.MetadataValue.path(warehouse.published)},
+        )
+
+    return publications

@@ -1,0 +1,39 @@
+"""``staging.*`` and ``marts.*``: the SQL models of ``dbt_like_sql`` as assets."""
+
+import dagster as dg
+
+from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_days
+from pinnersage_assets.warehouse.checks import PartitionCheck
+from pinnersage_assets.warehouse.sql_assets import sql_asset
+from pinnersage_assets.warehouse.sql_models import load_sql_models
+
+_MAPPINGS = {"same_day": SAME_DAY, "window": WINDOW, "history": HISTORY}
+
+# Staging takes many days in one run; marts come last, after assets that take one.
+_BACKFILL_POLICIES = {"staging": dg.BackfillPolicy.single_run(), "marts": dg.BackfillPolicy.multi_run(1)}
+
+ASSETS = [
+    sql_asset(model, DAILY, _MAPPINGS, _BACKFILL_POLICIES[model.table.schema], partition_days)
+    for model in load_sql_models().values()
+]
+
+NOTHING_IS_LOST = PartitionCheck(
+    "nothing_is_lost",
+    "Every raw row is either in staging or in staging.rejected.",
+    """
+    WITH counted AS (
+        SELECT dt, 'actions' AS source, 1 AS came, 0 AS kept FROM raw.actions
+        UNION ALL SELECT dt, 'impressions', 1, 0 FROM raw.impressions
+        UNION ALL SELECT dt, 'pins', 1, 0 FROM raw.pins
+        UNION ALL SELECT dt, 'actions', 0, 1 FROM staging.actions
+        UNION ALL SELECT dt, 'impressions', 0, 1 FROM staging.impressions
+        UNION ALL SELECT dt, 'pins', 0, 1 FROM staging.pins
+        UNION ALL SELECT dt, source, 0, 1 FROM staging.rejected
+    )
+    SELECT dt, source, sum(came) AS came, sum(kept) AS kept FROM counted
+    WHERE dt BETWEEN $first AND $last GROUP BY dt, source HAVING sum(came) <> sum(kept)
+    """,
+    reads=("staging.actions", "staging.impressions", "staging.pins"),
+)
+
+CHECKS = {"staging.rejected": [NOTHING_IS_LOST]}

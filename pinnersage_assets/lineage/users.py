@@ -1,0 +1,154 @@
+"""``users.*``: each user as many embeddings (paper, section 3.1)."""
+
+import datetime
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pinnersage_assets.model.medoids import importance
+from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
+from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
+from pinnersage_assets.progress import log_progress
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.checks import PartitionCheck
+from pinnersage_assets.warehouse.database import Warehouse
+
+
+def window(day: datetime.date, settings: Settings) -> dict[str, object]:
+    """Query parameters for the actions that describe users as of a day."""
+    return {
+        "day": day,
+        "first": day - datetime.timedelta(days=settings.window.days - 1),
+        "interest": settings.window.interest_actions,
+    }
+
+
+# Actions of the window that mean interest.
+INTEREST_ACTIONS = """
+    SELECT user_id, pin_id, ts, action FROM staging.actions
+    WHERE dt BETWEEN $first AND $day AND list_contains($interest, action)
+"""
+
+
+@dg.asset(
+    key=["users", "clusters"],
+    partitions_def=DAILY,
+    deps=[*reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
+    kinds={"numpy"},
+    code_version="1",
+)
+def clusters(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """The distinct pins of each user in the window, clustered; a pin acted on n times is a point of weight n."""
+    scope = window(partition_day(context), settings)
+    acted = warehouse.read(
+        f"""
+        SELECT user_id, pin_id, count(*)::INTEGER AS actions, max(ts) AS last_ts
+        FROM ({INTEREST_ACTIONS}) GROUP BY user_id, pin_id ORDER BY user_id, pin_id
+        """,
+        scope,
+    )
+    pin_ids, vectors = warehouse.read_vectors(
+        f"""
+        SELECT pin_id, embedding FROM staging.pins
+        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM ({INTEREST_ACTIONS})) ORDER BY pin_id
+        """,
+        scope,
+    )
+    known = acted.filter(pl.col("pin_id").is_in(pin_ids.tolist()))
+    labels = cluster_users(
+        known["user_id"].to_numpy(),
+        np.searchsorted(pin_ids, known["pin_id"].to_numpy()),
+        known["actions"].to_numpy(),
+        vectors,
+        settings.clustering.alpha,
+        log_progress(context.log, "users"),
+    )
+    return dg.MaterializeResult(
+        value=known.with_columns(cluster=pl.Series(labels)),
+        metadata={"actions on unknown pins": int(acted["actions"].sum() - known["actions"].sum())},
+    )
+
+
+@dg.asset(
+    key=["users", "medoids"],
+    partitions_def=DAILY,
+    deps=[*reads(SAME_DAY, "users.clusters"), *reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
+    kinds={"numpy"},
+    code_version="1",
+)
+def medoids(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+    """The medoid of each cluster, and its importance from the cluster's actions."""
+    scope = window(partition_day(context), settings)
+    members = warehouse.read(
+        "SELECT user_id, cluster, pin_id, actions FROM users.clusters WHERE dt = $day ORDER BY user_id, cluster, pin_id",
+        {"day": scope["day"]},
+    ).with_columns(number=pl.struct("user_id", "cluster").rle_id())
+    pin_ids, vectors = warehouse.read_vectors(
+        """
+        SELECT pin_id, embedding FROM staging.pins
+        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM users.clusters WHERE dt = $day) ORDER BY pin_id
+        """,
+        {"day": scope["day"]},
+    )
+    found = find_medoids(
+        members["number"].to_numpy().astype(np.int64),
+        members["pin_id"].to_numpy(),
+        np.searchsorted(pin_ids, members["pin_id"].to_numpy()),
+        members["actions"].to_numpy(),
+        vectors,
+        log_progress(context.log, "clusters"),
+    )
+    ages = warehouse.read(
+        f"""
+        SELECT c.user_id, c.cluster, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
+        FROM users.clusters AS c JOIN ({INTEREST_ACTIONS}) AS a ON c.user_id = a.user_id AND c.pin_id = a.pin_id
+        WHERE c.dt = $day ORDER BY c.user_id, c.cluster, age
+        """,
+        scope,
+    )
+    return (
+        members.group_by("user_id", "cluster", "number", maintain_order=True)
+        .agg(size=pl.col("actions").sum())
+        .with_columns(
+            medoid_pin_id=pl.Series(found),
+            importance=pl.Series(
+                importance(
+                    ages["age"].to_numpy(),
+                    ages.select(pl.struct("user_id", "cluster").rle_id())["user_id"].to_numpy().astype(np.int64),
+                    settings.clustering.decay_per_day,
+                    len(found),
+                )
+            ),
+        )
+        .drop("number")
+    )
+
+
+# The window is only as good as the days in it.
+WINDOW_IS_COMPLETE = PartitionCheck(
+    "window_is_complete",
+    "Every day that the window reads has been materialised and has passed its checks.",
+    """
+    WITH needed AS (
+        SELECT 'staging.actions' AS table_name, unnest(generate_series(greatest($start, $last - ($days - 1)::INTEGER), $last, INTERVAL 1 DAY))::DATE AS day
+        UNION ALL
+        SELECT 'staging.pins', unnest(generate_series($start, $last, INTERVAL 1 DAY))::DATE
+    )
+    SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first_missing, max(n.day) AS last_missing,
+        concat('make backfill FROM=', $last, ' TO=', $last) AS closes_the_gap
+    FROM needed AS n LEFT JOIN operations.partitions AS p
+        ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
+    WHERE p.dt IS NULL GROUP BY n.table_name
+    """,
+    reads=("staging.actions", "staging.pins"),
+    parameters=lambda settings: {
+        "days": settings.window.days,
+        "start": datetime.date.fromisoformat(DAILY.get_first_partition_key()),
+    },
+)
+
+ASSETS = [clusters, medoids]
+CHECKS = {"users.clusters": [WINDOW_IS_COMPLETE]}

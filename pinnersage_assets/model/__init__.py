@@ -1,0 +1,1 @@
+"""The method: arrays and data frames in, arrays and data frames out."""

@@ -1,0 +1,103 @@
+"""PinnerSage (paper, Algorithm 2) for a whole population: clusters, medoids and importance of every user.
+
+The steps themselves are in `ward` and `medoids`. Here they meet the population: users in batches, so that the vectors
+of only some of them are in memory at once, and vectors looked up by pin.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinnersage_assets.model.medoids import medoids, sample_by_importance
+from pinnersage_assets.model.population import batches, offsets_of
+from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.ward import ward_many
+
+Progress = Callable[[int, int], object]
+
+
+def cluster_users(
+    user_ids: NDArray[np.int64],
+    pin_rows: NDArray[np.int64],
+    counts: NDArray[np.int32],
+    vectors: NDArray[np.float32],
+    alpha: float,
+    on_progress: Progress,
+) -> NDArray[np.int32]:
+    """Step 1: the Ward clusters of each user's action pins.
+
+    Args:
+        user_ids: (rows,) the user of each distinct pin acted on, rows of a user together.
+        pin_rows: (rows,) the pin, as a row of ``vectors``.
+        counts: (rows,) actions of the user on the pin.
+        vectors: (pins, d) unit vectors.
+        alpha: threshold of the squared Ward distance.
+        on_progress: called with the users done and the users in all.
+
+    Returns:
+        labels: (rows,) int32, the cluster within the user, from 0 in order of first appearance.
+    """
+    offsets = offsets_of(user_ids)
+    labels = np.empty(len(user_ids), dtype=np.int32)
+    for first, last in batches(offsets):
+        rows = slice(offsets[first], offsets[last])
+        labels[rows] = ward_many(
+            vectors[pin_rows[rows]], offsets[first : last + 1] - offsets[first], alpha, counts[rows]
+        )
+        on_progress(last, len(offsets) - 1)
+    return labels
+
+
+def find_medoids(
+    clusters: NDArray[np.int64],
+    pin_ids: NDArray[np.int64],
+    pin_rows: NDArray[np.int64],
+    counts: NDArray[np.int32],
+    vectors: NDArray[np.float32],
+    on_progress: Progress,
+) -> NDArray[np.int64]:
+    """Step 2: the medoid pin of each cluster (Equation 2).
+
+    Args:
+        clusters: (rows,) the cluster of each row within the population, 0 to K - 1, rows of a cluster together.
+        pin_ids: (rows,) the pin.
+        pin_rows: (rows,) the pin, as a row of ``vectors``.
+        counts: (rows,) actions on it.
+        vectors: (pins, d) unit vectors.
+        on_progress: called with the clusters done and the clusters in all.
+
+    Returns:
+        (K,) int64 pin ids.
+    """
+    offsets = offsets_of(clusters)
+    found = np.empty(len(offsets) - 1, dtype=np.int64)
+    for first, last in batches(offsets):
+        rows = slice(offsets[first], offsets[last])
+        best = medoids(vectors[pin_rows[rows]], pin_ids[rows], clusters[rows] - first, counts[rows])
+        found[first:last] = pin_ids[rows][best]
+        on_progress(last, len(offsets) - 1)
+    return found
+
+
+def draw_medoids(
+    user_ids: NDArray[np.int64],
+    medoid_pin_ids: NDArray[np.int64],
+    importances: NDArray[np.float64],
+    size: int,
+    keys: tuple[int, ...],
+) -> NDArray[np.int32]:
+    """The medoids to query (paper, section 4): drawn without replacement, in proportion to importance.
+
+    Args:
+        user_ids: (K,) the user of each medoid, ascending.
+        medoid_pin_ids: (K,) the medoids.
+        importances: (K,) their importance.
+        size: e, how many to draw of each user.
+        keys: what the draw belongs to: seed, day, ...
+
+    Returns:
+        (K,) int32: 0 for the first drawn of a user, 1 for the second, ..., -1 for those not drawn.
+    """
+    uniforms = keyed_uniform("medoid", *keys, user_ids, medoid_pin_ids)
+    return sample_by_importance(importances, user_ids, size, uniforms)

@@ -1,0 +1,32 @@
+"""A population of users as flat arrays: the rows of one user stand together, offsets say where each begins."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows whose vectors are gathered at once: 20,000 of 256 dimensions are 20 MB.
+BATCH_ROWS = 20_000
+
+
+def offsets_of(owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each owner's rows begin, and the end of the last.
+
+    Args:
+        owners: (rows,) the owner of each row, equal ones together.
+
+    Returns:
+        (owners + 1,) int64; the one element 0 where there are no rows.
+    """
+    starts = np.flatnonzero(np.diff(owners, prepend=owners[:1] - 1)) if len(owners) else np.empty(0, np.int64)
+    return np.append(starts, len(owners)).astype(np.int64)
+
+
+def batches(offsets: NDArray[np.int64], rows: int = BATCH_ROWS) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of owners, first and one past last, of about ``rows`` rows each; an owner is never split."""
+    first = 0
+    while first < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[first] + rows, side="right")) - 1
+        last = max(last, first + 1)
+        yield first, last
+        first = last

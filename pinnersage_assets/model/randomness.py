@@ -1,0 +1,58 @@
+"""Random numbers that are a function of what they are for, never of the order in which they are drawn.
+
+A user's sample of medoids on a day is keyed by (seed, day, user, medoid): it is the same in a batch of one and in a
+batch of a million, in this process and on a cluster.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def keyed_uniform(*keys: int | str | ArrayLike) -> NDArray[np.float64]:
+    """One uniform number in the open interval (0, 1) for every combination of keys.
+
+    The keys are folded one after another through the finalizer of SplitMix64 (Steele, Lea and Flood, 2014), whose
+    output passes the usual statistical batteries.
+
+    Args:
+        *keys: integers, integer arrays (broadcast against each other), or strings that name a purpose.
+
+    Returns:
+        float64, of the broadcast shape of the keys (0-d for scalars).
+    """
+    state = np.zeros((), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for key in keys:
+            state = _mix(state ^ _mix(_as_uint64(key) + _INCREMENT))
+    # The upper 52 bits, centred in their cell, can be neither 0 nor 1.
+    return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def keyed_normal(*keys: int | str | ArrayLike) -> NDArray[np.float64]:
+    """One standard normal number for every combination of keys (Box and Muller, 1958).
+
+    Args:
+        *keys: as for `keyed_uniform`.
+
+    Returns:
+        float64, of the broadcast shape of the keys.
+    """
+    radius = np.sqrt(-2.0 * np.log(keyed_uniform("normal radius", *keys)))
+    return radius * np.cos(2.0 * np.pi * keyed_uniform("normal angle", *keys))
+
+
+_INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _as_uint64(key: int | str | ArrayLike) -> NDArray[np.uint64]:
+    if isinstance(key, str):
+        return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
+    return np.asarray(key).astype(np.int64).view(np.uint64)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,55 @@
+"""The daily partitions, and which partitions of its inputs a day reads.
+
+This is the one place that reads the environment and the settings file at import, because Dagster needs the first
+partition and the length of the window when the definitions load.
+"""
+
+import datetime
+from collections.abc import Sequence
+
+import dagster as dg
+
+from pinnersage_assets.settings import load_settings, read_environment
+
+ENVIRONMENT = read_environment()
+SETTINGS = load_settings(ENVIRONMENT.data_dir / "settings.toml")
+
+DAILY = dg.DailyPartitionsDefinition(start_date=ENVIRONMENT.start_date.isoformat(), timezone="UTC")
+
+# An offset that reaches back before any first partition; Dagster clips it there.
+_EVER = -36_500
+
+
+def _days(start_offset: int, end_offset: int) -> dg.TimeWindowPartitionMapping:
+    return dg.TimeWindowPartitionMapping(
+        start_offset=start_offset, end_offset=end_offset, allow_nonexistent_upstream_partitions=True
+    )
+
+
+SAME_DAY = _days(0, 0)
+"""Day d reads day d."""
+WINDOW = _days(1 - SETTINGS.window.days, 0)
+"""Day d reads the window that ends with d."""
+HISTORY = _days(_EVER, 0)
+"""Day d reads everything up to d."""
+EARLIER = _days(_EVER, -1)
+"""Day d reads everything before d: what an asset may read of itself."""
+YESTERDAY = _days(-1, -1)
+"""Day d reads day d - 1: what a model knew before the day on which it is judged."""
+YESTERDAYS_WINDOW = _days(-SETTINGS.window.days, 0)
+"""Day d reads the window that ends with d - 1, and d itself."""
+
+
+def reads(mapping: dg.TimeWindowPartitionMapping, *tables: str) -> list[dg.AssetDep]:
+    """Dependencies on tables such as ``"staging.actions"``, all through one mapping."""
+    return [dg.AssetDep(table.split("."), partition_mapping=mapping) for table in tables]
+
+
+def partition_days(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Sequence[datetime.date]:
+    """The days of the partitions that a run is about, in order."""
+    return [datetime.date.fromisoformat(key) for key in context.partition_keys]
+
+
+def partition_day(context: dg.AssetExecutionContext) -> datetime.date:
+    """The day of the one partition that a run is about."""
+    return datetime.date.fromisoformat(context.partition_key)

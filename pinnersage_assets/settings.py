@@ -1,0 +1,167 @@
+"""Every number that a user may want to change, in one typed place.
+
+What belongs here: the paper's numbers (window, α, λ, medoids sampled, budget), thresholds, sizes of the simulation,
+and the three environment variables. What does not: anything that is a fact of the method or of the data.
+
+A user overrides settings in ``$PINNERSAGE_DATA_DIR/settings.toml`` (one table a section) for good, or for one run in
+the launchpad of the Dagster UI, where they appear as the resource ``settings``.
+"""
+
+import datetime
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field, ValidationError
+
+SIMULATED_START_DATE = datetime.date(2026, 1, 1)
+SOURCES = ("simulated", "landing")
+
+
+class Section(dg.Config, extra="forbid"):
+    """A group of settings; a misspelt one is an error, never ignored."""
+
+
+class WindowSettings(Section):
+    """Which actions describe a user."""
+
+    days: int = Field(90, ge=1, description="Days of actions that are clustered, the partition's day included.")
+    interest_actions: list[str] = Field(
+        ["repin", "click"], description="Values of `action` that mean interest; all others are kept but never clustered."
+    )
+
+
+class ClusteringSettings(Section):
+    """PinnerSage's three steps: clusters, medoids, importance (paper, section 3.1)."""
+
+    alpha: float = Field(
+        0.7,
+        ge=0,
+        description="α: clusters merge while their squared Ward distance is at most this. "
+        "Two single pins merge up to a cosine of 1 - α/2. Belongs to the embedding: calibrate it.",
+    )
+    decay_per_day: float = Field(0.01, ge=0, description="λ of importance (Equation 3), per day.")
+
+
+class CorpusSettings(Section):
+    """Which pins may be recommended (paper, section 4.1, candidate pool refinement)."""
+
+    near_duplicate_cosine: float = Field(
+        0.97, gt=0, le=1, description="A pin at or above this cosine to an earlier representative repeats it."
+    )
+    minimal_side_pixels: int = Field(200, ge=0, description="Pins whose shorter side is below this are left out.")
+    maximal_text_fraction: float = Field(
+        0.5, ge=0, le=1, description="Pins with more than this share of the picture covered by text are left out."
+    )
+
+
+class IndexSettings(Section):
+    """The HNSW index (USearch)."""
+
+    connectivity: int = Field(16, ge=2, description="HNSW's M: edges of a node on the upper layers.")
+    expansion_add: int = Field(128, ge=1, description="HNSW's efConstruction.")
+    expansion_search: int = Field(200, ge=1, description="HNSW's ef; raised to the neighbours asked for if smaller.")
+    dtype: str = Field("bf16", pattern="^(f32|f16|bf16|i8)$", description="How the index stores vectors.")
+    recall_sample: int = Field(500, ge=1, description="Queries whose recall is measured on every build.")
+    recall_floor: float = Field(0.95, ge=0, le=1, description="Recall below this fails the index's blocking check.")
+
+
+class RetrievalSettings(Section):
+    """From medoids to candidates (paper, sections 4 and 5.3.1)."""
+
+    sampled_medoids: int = Field(3, ge=1, description="e: medoids drawn per user, in proportion to importance.")
+    budget: int = Field(400, ge=1, description="Candidates per user; each of e medoids brings floor(budget / e).")
+    margin: int = Field(
+        100, ge=0, description="Neighbours fetched beyond a medoid's share, to replace those the user has seen."
+    )
+
+
+class EvaluationSettings(Section):
+    """How the models of yesterday are judged on the actions of today (paper, section 5.3)."""
+
+    users: int = Field(2000, ge=1, description="Users evaluated a day, drawn by seed; fewer if there are fewer.")
+    relevance_cosine: float = Field(0.8, ge=-1, le=1, description="An action is served by a pin at this cosine or above.")
+    decay_per_day: float = Field(0.01, ge=0, description="λ of the decay-average baseline, per day.")
+
+
+class SimulationSettings(Section):
+    """Sizes of the simulated source."""
+
+    users: int = Field(2000, ge=1, description="Users.")
+    pins: int = Field(20_000, ge=1, description="Pins in the catalogue of the first day.")
+    new_pins_per_day: int = Field(100, ge=0, description="Pins that appear on every later day.")
+    dimensions: int = Field(256, ge=2, description="Length of an embedding.")
+    topics: int = Field(400, ge=1, description="Topics that pins and interests belong to.")
+    actions_per_user_and_day: float = Field(1.0, ge=0, description="Mean over users; single users differ widely.")
+    impressions_per_action: int = Field(8, ge=1, description="Pins shown for each action, the action's own included.")
+    near_duplicate_share: float = Field(0.05, ge=0, lt=1, description="Share of pins that repeat an earlier one.")
+    low_quality_share: float = Field(0.05, ge=0, lt=1, description="Share of pins that are too small or mostly text.")
+
+
+class Settings(dg.ConfigurableResource, extra="forbid"):
+    """All settings; each section is documented by its own class."""
+
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    window: WindowSettings = WindowSettings()
+    clustering: ClusteringSettings = ClusteringSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    index: IndexSettings = IndexSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    simulation: SimulationSettings = SimulationSettings()
+
+
+def load_settings(path: Path) -> Settings:
+    """Read settings from a TOML file; a file that does not exist means the defaults.
+
+    Raises:
+        ValueError: the file is not TOML, or a setting is unknown or impossible; names the file and the settings.
+    """
+    if not path.exists():
+        return Settings()
+    try:
+        return Settings(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path} has settings that cannot be used: {problems}") from error
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the three environment variables say."""
+
+    data_dir: Path
+    source: str
+    start_date: datetime.date
+
+
+def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
+    """Interpret ``PINNERSAGE_DATA_DIR``, ``PINNERSAGE_SOURCE`` and ``PINNERSAGE_START_DATE``.
+
+    Raises:
+        ValueError: a variable has a value that means nothing; names the variable.
+    """
+    data_dir = Path(variables.get("PINNERSAGE_DATA_DIR") or "data").absolute()
+    source = variables.get("PINNERSAGE_SOURCE") or "simulated"
+    if source not in SOURCES:
+        raise ValueError(f"PINNERSAGE_SOURCE is {source!r}; it must be one of {', '.join(SOURCES)}")
+    return Environment(data_dir, source, _start_date(variables, data_dir, source))
+
+
+def _start_date(variables: Mapping[str, str], data_dir: Path, source: str) -> datetime.date:
+    if text := variables.get("PINNERSAGE_START_DATE"):
+        try:
+            return datetime.date.fromisoformat(text)
+        except ValueError as error:
+            raise ValueError(f"PINNERSAGE_START_DATE is {text!r}; it must be a date such as 2026-01-31") from error
+    if source == "landing":
+        folders = sorted(folder.name for folder in data_dir.glob("landing/*/dt=????-??-??") if folder.is_dir())
+        if folders:
+            days = [folder.removeprefix("dt=") for folder in folders]
+            return datetime.date.fromisoformat(min(days))
+    return SIMULATED_START_DATE

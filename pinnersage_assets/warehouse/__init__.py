@@ -1,0 +1,1 @@
+"""DuckDB: connection, partition writes, the ledger, SQL models, checks, publishing."""

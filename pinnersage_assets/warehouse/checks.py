@@ -1,0 +1,133 @@
+"""Asset checks: a check is a query for the rows of a partition that break it.
+
+The tests of schema.yml become such queries; an asset adds its own with `PartitionCheck`. All checks of a table run in
+one step after it, and enter their common result in the ledger, which is what publishing looks at.
+"""
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import duckdb
+
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.ledger import record_status
+from pinnersage_assets.warehouse.tables import Table, TableTest
+
+# Failing rows that the UI shows.
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class PartitionCheck:
+    """A check of the partitions of a table.
+
+    ``failures`` is a query for the rows that break it, with a column ``dt`` that says in which partition. It may use
+    the parameters ``$first`` and ``$last`` (the days that were written) and those that ``parameters`` gives.
+    """
+
+    name: str
+    description: str
+    failures: str
+    blocking: bool = True
+    reads: tuple[str, ...] = ()
+    parameters: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
+
+
+def checks_of_tests(table: Table, table_of_model: Mapping[str, str]) -> list[PartitionCheck]:
+    """The tests of schema.yml as checks; ``table_of_model`` resolves the ``ref`` of relationships."""
+    return [_check_of_test(table, test, table_of_model) for test in table.tests]
+
+
+def _check_of_test(table: Table, test: TableTest, table_of_model: Mapping[str, str]) -> PartitionCheck:
+    expression, written = test.expression, f"SELECT * FROM {table.key} WHERE dt BETWEEN $first AND $last"
+    reads: tuple[str, ...] = ()
+    if test.kind == "not_null":
+        description = f"`{expression}` is never null."
+        failures = f"FROM ({written}) WHERE {expression} IS NULL"
+    elif test.kind == "accepted_values":
+        values = ", ".join("'" + str(value).replace("'", "''") + "'" for value in test.arguments["values"])
+        description = f"`{expression}` is one of {values}."
+        failures = f"FROM ({written}) WHERE {expression} NOT IN ({values})"
+    elif test.kind == "relationships":
+        model = test.arguments["to"].removeprefix("ref('").removesuffix("')")
+        other, column = table_of_model[model], test.arguments["field"]
+        reads = (other,)
+        description = f"`{expression}` is a `{column}` of `{other}`, known by then."
+        failures = (
+            f"FROM ({written}) AS child WHERE NOT EXISTS "
+            f"(FROM {other} AS parent WHERE parent.{column} = child.{expression} AND parent.dt <= child.dt)"
+        )
+    else:
+        # An expression without dt must be unique over all days, not only over those just written.
+        everywhere = written if "dt" in expression else f"SELECT * FROM {table.key} WHERE dt <= $last"
+        description = f"`{expression}` is unique{'' if 'dt' in expression else ' over all days'}."
+        failures = (
+            f"SELECT max(dt) AS dt, {expression} AS repeated, count(*) AS times FROM ({everywhere}) "
+            f"WHERE {expression} IS NOT NULL GROUP BY {expression} HAVING count(*) > 1 AND max(dt) >= $first"
+        )
+    return PartitionCheck(test.name, description, failures, test.blocking, reads)
+
+
+def table_checks(table: Table, checks: Sequence[PartitionCheck]) -> dg.AssetChecksDefinition:
+    """One step that evaluates all checks of a table and enters the result in the ledger."""
+    key = dg.AssetKey([table.schema, table.name])
+    specs = [
+        dg.AssetCheckSpec(
+            check.name,
+            asset=key,
+            description=check.description,
+            blocking=check.blocking,
+            additional_deps=[dg.AssetKey(other.split(".")) for other in check.reads if other != table.key],
+        )
+        for check in checks
+    ]
+
+    @dg.multi_asset_check(
+        name=f"{table.schema}__{table.name}__checks",
+        specs=specs,
+        description=f"Checks of {table.key}, entered in the ledger.",
+        can_subset=False,
+    )
+    def evaluate(
+        context: dg.AssetCheckExecutionContext,
+        warehouse: dg.ResourceParam[Warehouse],
+        settings: dg.ResourceParam[Any],
+    ) -> Iterable[dg.AssetCheckResult]:
+        days = [datetime.date.fromisoformat(day) for day in context.partition_keys]
+        results, failed = [], set()
+        with warehouse.get_reader() as connection:
+            for check in checks:
+                result, bad_days = _evaluate(connection, check, days, check.parameters(settings))
+                results.append(result._replace(asset_key=key))
+                failed |= bad_days if check.blocking else set()
+        with warehouse.get_connection() as connection:
+            record_status(connection, table.key, days, failed)
+        yield from results
+
+    return evaluate
+
+
+def _evaluate(
+    connection: duckdb.DuckDBPyConnection,
+    check: PartitionCheck,
+    days: Sequence[datetime.date],
+    parameters: Mapping[str, Any],
+) -> tuple[dg.AssetCheckResult, set[datetime.date]]:
+    named = {"first": days[0], "last": days[-1], **parameters}
+    used = {name: value for name, value in named.items() if f"${name}" in check.failures}
+    bad = connection.sql(f"FROM ({check.failures})", params=used).pl()
+    bad_days = set(bad["dt"].to_list())
+    examples = "\n".join(f"- {row}" for row in bad.head(_EXAMPLES).to_dicts())
+    return (
+        dg.AssetCheckResult(
+            check_name=check.name,
+            passed=bad.is_empty(),
+            severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+            description=f"{check.description} {len(bad)} rows break it." if len(bad) else None,
+            metadata={"failing rows": len(bad)} | ({"examples": dg.MetadataValue.md(examples)} if examples else {}),
+        ),
+        bad_days,
+    )

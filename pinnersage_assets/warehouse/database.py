@@ -1,0 +1,120 @@
+"""The connection to the DuckDB file that runs write.
+
+DuckDB lets one process write a file, or many read it. So every connection here is short: it is opened for one read or
+one write and closed at once, and whoever finds the file taken waits. People do not query this file but the published
+copy (`publishing`), which no run ever waits for.
+"""
+
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+from dagster_duckdb import DuckDBResource
+from numpy.typing import NDArray
+from pydantic import Field
+
+
+class WarehouseLockedError(RuntimeError):
+    """Another process kept the database file for longer than we wait."""
+
+
+class Warehouse(DuckDBResource):
+    """The warehouse: dagster-duckdb's resource with read-only connections and a lock that says who holds it."""
+
+    published: str = Field(description="Path of the copy that people query.")
+    lock_timeout_seconds: float = Field(default=120.0, description="How long to wait for another process's lock.")
+
+    @property
+    def data_folder(self) -> Path:
+        """The data directory that the warehouse is part of."""
+        return Path(self.database).parents[1]
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that may write. Keep it for the write alone.
+
+        Raises:
+            WarehouseLockedError: another process held the file for the whole timeout.
+        """
+        Path(self.database).parent.mkdir(parents=True, exist_ok=True)
+        with self._connect(read_only=False) as connection:
+            yield connection
+
+    @contextmanager
+    def get_reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A read-only connection, shared with other readers.
+
+        Raises:
+            FileNotFoundError: nothing has been written yet.
+            WarehouseLockedError: another process wrote for the whole timeout.
+        """
+        if not Path(self.database).exists():
+            raise FileNotFoundError(
+                f"{self.database} does not exist yet: materialise something first (`make demo`, or a raw asset in the UI)"
+            )
+        with self._connect(read_only=True) as connection:
+            yield connection
+
+    def read(self, query: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """The result of one query as a Polars frame, through a read-only connection."""
+        with self.get_reader() as connection:
+            return connection.sql(query, params=dict(parameters or {})).pl()
+
+    def read_vectors(
+        self, query: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Pin ids and their embeddings, without a Python object per row.
+
+        Args:
+            query: selects two columns, an id and a ``FLOAT[n]`` array, without nulls.
+            parameters: the query's named parameters.
+
+        Returns:
+            ids (m,) int64, and vectors (m, n) float32 in the same order.
+        """
+        frame = self.read(query, parameters)
+        ids, vectors = frame.get_columns()
+        return ids.to_numpy(), vectors.to_numpy().reshape(len(frame), *vectors.dtype.shape)
+
+    @contextmanager
+    def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection = self._wait_for_connection(read_only)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _wait_for_connection(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        # Python variables must never stand in for tables: a local called `pins` would shadow one.
+        config = {"custom_user_agent": "dagster", "python_enable_replacements": False}
+        deadline = time.monotonic() + self.lock_timeout_seconds
+        while True:
+            try:
+                connection = duckdb.connect(
+                    self.database, read_only=read_only, config={**config, **self.connection_config}
+                )
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower():
+                    raise
+                if time.monotonic() > deadline:
+                    raise WarehouseLockedError(self._locked_message(str(error))) from error
+            else:
+                connection.execute("SET TimeZone = 'UTC'")
+                return connection
+            # Waiting for a random time keeps two waiting processes from retrying in step.
+            time.sleep(random.uniform(0.02, 0.1))
+
+    def _locked_message(self, error: str) -> str:
+        holder = re.search(r"held in (.+?\(PID \d+\))", error)
+        return (
+            f"{self.database} has been locked by {holder.group(1) if holder else 'another process'} for "
+            f"{self.lock_timeout_seconds:.0f} s. Close it there: only runs open this file. "
+            f"Query {self.published} instead, which never blocks a run."
+        )

@@ -1,0 +1,71 @@
+"""The ledger ``operations.partitions``: which partition of which table was written, by which run, and is it good?
+
+A row is written in the transaction that writes the partition, so the ledger is never ahead of a table nor behind it.
+Dagster's own event log cannot promise that: a run may be killed after the commit and before the event.
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+LEDGER = "operations.partitions"
+
+UNCHECKED, PASSED, FAILED = "unchecked", "passed", "failed"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of a table and the result of its blocking checks."""
+
+    table: str
+    day: datetime.date
+    status: str
+
+
+def record_partitions(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    rows: Mapping[datetime.date, int],
+    run_id: str,
+    code_version: str | None,
+) -> None:
+    """Enter partitions that this transaction wrote; their checks are still to come."""
+    connection.executemany(f"DELETE FROM {LEDGER} WHERE table_name = ? AND dt = ?", [(table, day) for day in rows])
+    connection.executemany(
+        f"INSERT INTO {LEDGER} (table_name, dt, run_id, rows, code_version, status, written_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, now()::TIMESTAMP)",
+        [(table, day, run_id, count, code_version, UNCHECKED) for day, count in rows.items()],
+    )
+
+
+def record_status(
+    connection: duckdb.DuckDBPyConnection, table: str, days: Sequence[datetime.date], failed: Iterable[datetime.date]
+) -> None:
+    """Enter what the blocking checks of some partitions found."""
+    bad = set(failed)
+    connection.executemany(
+        f"UPDATE {LEDGER} SET status = ? WHERE table_name = ? AND dt = ?",
+        [(FAILED if day in bad else PASSED, table, day) for day in days],
+    )
+
+
+def written_days(connection: duckdb.DuckDBPyConnection, table: str) -> set[datetime.date]:
+    """Days of the partitions that the table holds and whose blocking checks have not failed."""
+    if not has_ledger(connection):
+        return set()
+    query = f"SELECT dt FROM {LEDGER} WHERE table_name = ? AND status = ?"
+    return {day for (day,) in connection.execute(query, [table, PASSED]).fetchall()}
+
+
+def unpublishable(connection: duckdb.DuckDBPyConnection, except_table: str) -> list[Partition]:
+    """Partitions whose blocking checks have failed or have not run, all tables but one."""
+    query = f"SELECT table_name, dt, status FROM {LEDGER} WHERE status <> ? AND table_name <> ? ORDER BY ALL"
+    return [Partition(*row) for row in connection.execute(query, [PASSED, except_table]).fetchall()]
+
+
+def has_ledger(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether anything was ever written."""
+    query = "SELECT count(*) FROM duckdb_tables() WHERE schema_name || '.' || table_name = ?"
+    return bool(connection.execute(query, [LEDGER]).fetchall()[0][0])

@@ -1,0 +1,194 @@
+"""Replacing and reading partitions of a table, and the Dagster I/O manager that does it for assets.
+
+A partition is replaced in one transaction together with its row in the ledger: killed at any moment, the table holds
+the old rows or the new ones. Rows are computed before the database is locked; only the write holds the lock.
+"""
+
+import datetime
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import polars as pl
+
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.dimensions import embedding_dimensions
+from pinnersage_assets.warehouse.figures import partition_metadata
+from pinnersage_assets.warehouse.ledger import record_partitions
+from pinnersage_assets.warehouse.tables import Table, all_tables
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """Rows too many for one frame: Parquet files in a folder of their own, deleted once they are written."""
+
+    folder: Path
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files in the order of their names, which is the order of the rows."""
+        return sorted(self.folder.glob("*.parquet"))
+
+    @classmethod
+    def spool(cls, warehouse: Warehouse, frames: Iterable[pl.DataFrame]) -> "ParquetFiles":
+        """Write frames one after another, so that only one is in memory at a time."""
+        files = cls.new(warehouse)
+        for number, frame in enumerate(frames):
+            frame.write_parquet(files.folder / f"{number:06}.parquet", compression="lz4")
+        return files
+
+    @classmethod
+    def new(cls, warehouse: Warehouse) -> "ParquetFiles":
+        """An empty folder beside the warehouse, on the same disk."""
+        scratch = Path(warehouse.database).parent / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return cls(Path(tempfile.mkdtemp(dir=scratch)))
+
+
+Rows = pl.DataFrame | ParquetFiles
+
+
+def replace_partitions(
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    days: Sequence[datetime.date],
+    rows: Rows,
+    *,
+    run_id: str,
+    code_version: str | None = None,
+) -> dict[datetime.date, int]:
+    """Replace the partitions of some consecutive days, and their rows in the ledger, in one transaction.
+
+    Args:
+        connection: may write; no transaction is open.
+        table: where to; created where it does not exist, as all declared tables are.
+        days: consecutive days. A day without rows becomes an empty partition.
+        rows: columns are matched by name; all of the table's must be there, in any order. ``dt`` may be missing where
+            there is one day.
+        run_id: goes into the ledger.
+        code_version: goes into the ledger.
+
+    Returns:
+        The number of rows of each day.
+
+    Raises:
+        ValueError: columns are missing or unknown, or rows belong to other days. Nothing was written then.
+    """
+    connection.execute("BEGIN")
+    try:
+        _create_tables(connection, table)
+        source = _source_query(connection, table, days, rows)
+        bounds = [days[0], days[-1]]
+        connection.execute(f"DELETE FROM {table.key} WHERE dt BETWEEN ? AND ?", bounds)
+        connection.execute(f"INSERT INTO {table.key} BY NAME {source}")
+        counts = dict.fromkeys(days, 0) | dict(
+            connection.execute(
+                f"SELECT dt, count(*) FROM {table.key} WHERE dt BETWEEN ? AND ? GROUP BY dt", bounds
+            ).fetchall()
+        )
+        record_partitions(connection, table.key, counts, run_id, code_version)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return counts
+
+
+def _create_tables(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Create every declared table, so that a query about what was never written finds no rows rather than no table."""
+    dimensions = embedding_dimensions(connection)
+    listed = "SELECT schema_name || '.' || table_name FROM duckdb_tables()"
+    existing = {key for (key,) in connection.execute(listed).fetchall()}
+    for other in (*all_tables().values(), table):
+        if other.key not in existing:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {other.schema}")
+            connection.execute(other.definition(dimensions))
+            existing.add(other.key)
+    definition = table.definition(dimensions)
+    if _same_columns(connection, table, definition):
+        return
+    if connection.execute(f"SELECT 1 FROM {table.key} LIMIT 1").fetchall():
+        raise ValueError(
+            f"{table.key} has other columns than schema.yml says now. Rename or drop the old table and materialise its "
+            f"partitions again, or start a new data directory. Wanted: {definition}"
+        )
+    connection.execute(f"DROP TABLE {table.key}")
+    connection.execute(definition)
+
+
+def _same_columns(connection: duckdb.DuckDBPyConnection, table: Table, definition: str) -> bool:
+    query = "SELECT column_name, column_type FROM (DESCRIBE {})"
+    connection.execute(definition.replace(f"CREATE TABLE {table.key}", "CREATE TEMP TABLE wanted_columns"))
+    wanted = connection.execute(query.format("temp.wanted_columns")).fetchall()
+    connection.execute("DROP TABLE temp.wanted_columns")
+    return wanted == connection.execute(query.format(table.key)).fetchall()
+
+
+def _source_query(
+    connection: duckdb.DuckDBPyConnection, table: Table, days: Sequence[datetime.date], rows: Rows
+) -> str:
+    if isinstance(rows, ParquetFiles):
+        # A variable, not a literal: a path may hold a quote.
+        connection.execute("SET VARIABLE incoming_files = $files", {"files": [str(path) for path in rows.paths]})
+        connection.execute("CREATE OR REPLACE TEMP VIEW incoming AS FROM read_parquet(getvariable('incoming_files'))")
+    else:
+        connection.register("incoming", rows)
+    found = {name for name, *_ in connection.execute("DESCRIBE incoming").fetchall()}
+    wanted = {column.name for column in table.columns}
+    if "dt" not in found and len(days) == 1:
+        query, found = f"SELECT DATE '{days[0]}' AS dt, * FROM incoming", found | {"dt"}
+    else:
+        query = "FROM incoming"
+    if found != wanted:
+        raise ValueError(
+            f"rows for {table.key} do not fit the table: missing columns {sorted(wanted - found)}, "
+            f"unknown columns {sorted(found - wanted)}"
+        )
+    [foreign] = connection.execute(
+        f"SELECT count(*), min(dt), max(dt) FROM ({query}) WHERE dt IS NULL OR dt NOT BETWEEN ? AND ?",
+        [days[0], days[-1]],
+    ).fetchall()
+    if foreign[0]:
+        raise ValueError(
+            f"{foreign[0]} rows for {table.key} are of other days ({foreign[1]} to {foreign[2]}) than the partitions "
+            f"being written ({days[0]} to {days[-1]})"
+        )
+    return query
+
+
+class PartitionIOManager(dg.ConfigurableIOManager):
+    """Writes what an asset returns into its table, and reads partitions of a table as a Polars frame."""
+
+    warehouse: dg.ResourceDependency[Warehouse]
+
+    def handle_output(self, context: dg.OutputContext, obj: Rows | None) -> None:
+        """Replace the run's partitions with the asset's rows."""
+        if obj is None:
+            return
+        table = all_tables()[".".join(context.asset_key.path)]
+        days = [datetime.date.fromisoformat(key) for key in context.asset_partition_keys]
+        try:
+            with self.warehouse.get_connection() as connection:
+                replace_partitions(
+                    connection,
+                    table,
+                    days,
+                    obj,
+                    run_id=context.run_id,
+                    code_version=context.asset_spec.code_version,
+                )
+        finally:
+            if isinstance(obj, ParquetFiles):
+                shutil.rmtree(obj.folder, ignore_errors=True)
+        with self.warehouse.get_reader() as connection:
+            context.add_output_metadata(partition_metadata(connection, table, days))
+
+    def load_input(self, context: dg.InputContext) -> pl.DataFrame:
+        """The rows of the partitions that the downstream partition reads."""
+        table = ".".join(context.asset_key.path)
+        days = [datetime.date.fromisoformat(key) for key in context.asset_partition_keys]
+        return self.warehouse.read(f"FROM {table} WHERE list_contains($days, dt)", {"days": days})

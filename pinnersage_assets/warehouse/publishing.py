@@ -1,0 +1,78 @@
+"""The published copy of the warehouse: what people query.
+
+It is a whole file, replaced by a rename, so that a reader sees one state of all tables and never blocks a run. A reader
+who has the old file open keeps it until closing.
+"""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.ledger import unpublishable
+
+# How many partitions an error message lists.
+_LISTED = 10
+
+
+class NotPublishableError(RuntimeError):
+    """A partition has failed its checks, or they have not run."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was published."""
+
+    tables: int
+    bytes: int
+    seconds: float
+
+
+def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
+    """Replace the published copy by the warehouse as it is now.
+
+    Args:
+        warehouse: the file that runs write, and the place of the copy.
+        ledger_of: the table that the caller writes itself, whose checks therefore cannot have run yet.
+
+    Raises:
+        NotPublishableError: names the partitions that are not good. The old copy stays.
+    """
+    started = time.perf_counter()
+    target = Path(warehouse.published)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # The connection is held while the file is copied: nobody else can write to it meanwhile.
+    with warehouse.get_connection() as connection:
+        bad = unpublishable(connection, except_table=ledger_of)
+        if bad:
+            listed = ", ".join(f"{p.table} {p.day} ({p.status})" for p in bad[:_LISTED])
+            more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+            raise NotPublishableError(
+                f"not published: {listed}{more}. Look at the checks of these partitions in the UI, mend their input and "
+                f"materialise them again together with their checks. {target} is as it was."
+            )
+        tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE NOT temporary").fetchall()[0][0]
+        connection.execute("FORCE CHECKPOINT")
+        try:
+            shutil.copyfile(warehouse.database, temporary)
+            _sync(temporary)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.chmod(0o444)
+    # DuckDB would replay a write-ahead log that somebody left beside the old copy into the new one, and fail.
+    target.with_name(target.name + ".wal").unlink(missing_ok=True)
+    os.replace(temporary, target)
+    _sync(target.parent)
+    return Publication(tables, target.stat().st_size, time.perf_counter() - started)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,139 @@
+"""What every table is: its columns, their types and descriptions, and the tests its partitions must pass.
+
+The definitions are the ``schema.yml`` files of ``dbt_like_sql``: tables that Python assets write are declared there as
+dbt sources, tables that SQL models write as dbt models. Assets, checks and the DDL are all derived from them.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SQL_FOLDER = Path(__file__).parents[2] / "dbt_like_sql"
+MODEL_SCHEMAS = ("staging", "marts")
+
+
+class SchemaError(ValueError):
+    """A schema.yml says something that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; ``type`` is DuckDB's, with ``n`` standing for the recorded length of embeddings."""
+
+    name: str
+    type: str
+    description: str
+
+
+@dataclass(frozen=True)
+class TableTest:
+    """One of dbt's four generic tests.
+
+    ``expression`` is a column, or an expression over columns such as ``(dt, user_id)``.
+    """
+
+    kind: str
+    expression: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    blocking: bool = True
+
+    @property
+    def name(self) -> str:
+        """A name that is unique within the table, such as ``unique_dt_user_id``."""
+        words = "".join(letter if letter.isalnum() else " " for letter in self.expression).split()
+        return "_".join([self.kind, *words])
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the warehouse."""
+
+    schema: str
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    tests: tuple[TableTest, ...]
+    meta: Mapping[str, Any]
+    ephemeral: bool = False
+
+    @property
+    def key(self) -> str:
+        """Such as ``users.medoids``: the table's name in SQL and, split at the dot, the asset's key."""
+        return f"{self.schema}.{self.name}"
+
+    def definition(self, dimensions: int) -> str:
+        """The ``CREATE TABLE`` statement; ``dimensions`` is the length of embeddings."""
+        columns = ", ".join(f'"{c.name}" {c.type.replace("[N]", f"[{dimensions}]")}' for c in self.columns)
+        return f"CREATE TABLE {self.key} ({columns})"
+
+
+@functools.cache
+def all_tables() -> Mapping[str, Table]:
+    """Every table of the warehouse, by key."""
+    models = (table for schema in MODEL_SCHEMAS for table in load_models(SQL_FOLDER, schema).values())
+    return load_sources() | {table.key: table for table in models if not table.ephemeral}
+
+
+def load_sources(folder: Path = SQL_FOLDER) -> dict[str, Table]:
+    """The tables that Python assets write, by key."""
+    path = folder / "sources" / "schema.yml"
+    tables = {}
+    for source in _load_yaml(path).get("sources", []):
+        for entry in source["tables"]:
+            table = _table(path, source["name"], entry)
+            tables[table.key] = table
+    return tables
+
+
+def load_models(folder: Path, schema: str) -> dict[str, Table]:
+    """The tables that the SQL models of one folder write, by model name."""
+    path = folder / schema / "schema.yml"
+    return {entry["name"]: _table(path, schema, entry) for entry in _load_yaml(path).get("models", [])}
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise SchemaError(f"{path} does not exist: every folder of SQL models needs one") from error
+    except yaml.YAMLError as error:
+        raise SchemaError(f"{path} is not YAML: {error}") from error
+
+
+def _table(path: Path, schema: str, entry: Mapping[str, Any]) -> Table:
+    name = entry["name"]
+    columns, tests = [], []
+    for column in entry.get("columns", []):
+        try:
+            columns.append(Column(column["name"], column["data_type"].upper(), column["description"].strip()))
+        except KeyError as error:
+            raise SchemaError(f"{path}: column {column.get('name')!r} of {name} has no {error.args[0]}") from error
+        tests += [_test(path, name, test, column["name"]) for test in column.get("data_tests", [])]
+    tests += [_test(path, name, test, None) for test in entry.get("data_tests", [])]
+    config = entry.get("config", {})
+    return Table(
+        schema,
+        name,
+        " ".join(entry.get("description", "").split()),
+        tuple(columns),
+        tuple(tests),
+        config.get("meta", {}),
+        ephemeral=config.get("materialized") == "ephemeral",
+    )
+
+
+def _test(path: Path, table: str, test: str | Mapping[str, Any], column: str | None) -> TableTest:
+    kind, details = (test, {}) if isinstance(test, str) else next(iter(test.items()))
+    arguments = dict(details.get("arguments", {}))
+    needed = {"not_null": set(), "unique": set(), "accepted_values": {"values"}, "relationships": {"to", "field"}}
+    if kind not in needed:
+        raise SchemaError(f"{path}: {table} asks for the test {kind!r}; known are {', '.join(needed)}")
+    expression = column or arguments.pop("column_name", None)
+    if expression is None or set(arguments) != needed[kind]:
+        raise SchemaError(f"{path}: test {kind} of {table} needs the arguments {sorted(needed[kind]) or 'none'}")
+    severity = details.get("config", {}).get("severity", "error")
+    return TableTest(kind, expression, arguments, blocking=severity == "error")

@@ -1,0 +1,78 @@
+"""Random numbers that depend on their keys alone."""
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare, kstest
+
+from pinnersage_assets.model.randomness import keyed_normal, keyed_uniform
+
+
+def test_successive_keys_give_uniform_numbers():
+    n = 200_000
+    for numbers in (
+        keyed_uniform(np.arange(n)),
+        keyed_uniform(0, "medoids", np.arange(n), 3),
+        keyed_uniform(np.arange(n) << 40, 1),
+        keyed_uniform(-np.arange(n)),
+    ):
+        assert numbers.dtype == np.float64
+        assert numbers.min() > 0
+        assert numbers.max() < 1
+        assert kstest(numbers, "uniform").pvalue > 0.001
+        assert len(np.unique(numbers)) == n
+
+
+def test_neighbouring_keys_are_independent():
+    grid = keyed_uniform(1, np.arange(300)[:, None], np.arange(300))
+    for a, b in ((grid[:-1], grid[1:]), (grid[:, :-1], grid[:, 1:]), (grid, grid.T)):
+        off_diagonal = a.ravel() != b.ravel()
+        cells = (a.ravel()[off_diagonal] * 8).astype(int) * 8 + (b.ravel()[off_diagonal] * 8).astype(int)
+        # Each number occurs in two pairs, and in the last case each pair twice: hence the generous bound.
+        assert chisquare(np.bincount(cells, minlength=64)).pvalue > 1e-4
+
+
+def test_a_number_does_not_depend_on_order_or_batch():
+    users = np.random.default_rng(0).integers(-(2**62), 2**62, size=1000)
+    together = keyed_uniform(5, "day", users, 2)
+    order = np.random.default_rng(1).permutation(1000)
+    np.testing.assert_array_equal(keyed_uniform(5, "day", users[order], 2), together[order])
+    np.testing.assert_array_equal([keyed_uniform(5, "day", int(user), 2) for user in users[:50]], together[:50])
+
+
+def test_numbers_stay_the_same_for_ever():
+    # A re-run of an old partition must draw the same medoids: a change here is a change of every result.
+    assert float(keyed_uniform(0, "medoids", 1)) == 0.7733391510921083
+    assert float(keyed_uniform(0, "medoids", -1)) == 0.543537079539527
+
+
+def test_keys_broadcast_like_arrays():
+    table = keyed_uniform(1, np.arange(3)[:, None], np.arange(4))
+    assert table.shape == (3, 4)
+    for i in range(3):
+        for j in range(4):
+            assert table[i, j] == keyed_uniform(1, i, j)
+    assert keyed_uniform(1, np.empty(0, dtype=np.int64)).shape == (0,)
+    assert keyed_uniform("a", 1).shape == ()
+    with pytest.raises(ValueError, match="broadcast"):
+        keyed_uniform(np.arange(3), np.arange(4))
+
+
+def test_purpose_order_and_number_of_keys_all_matter():
+    keys = [
+        keys
+        for a, b in ((1, 2), ("users", "pins"), ("1", "2"), (0, 0), ("", ""))
+        for keys in ((a, b), (b, a), (a,), (b,), (a, b, 0))
+    ]
+    numbers = {keys: float(keyed_uniform(*keys)) for keys in keys}
+    assert len(set(numbers.values())) == len(numbers)
+
+
+def test_integer_types_are_the_same_key():
+    for dtype in (np.int8, np.int32, np.int64, np.uint64):
+        assert keyed_uniform(3, np.array([7], dtype=dtype))[0] == keyed_uniform(3, 7)
+
+
+def test_normal_numbers_are_normal_and_keyed():
+    numbers = keyed_normal("noise", np.arange(100_000))
+    assert kstest(numbers, "norm").pvalue > 0.001
+    np.testing.assert_array_equal(keyed_normal("noise", np.arange(100)), numbers[:100])
