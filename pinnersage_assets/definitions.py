@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pinnersage_assets.jobs import EXECUTOR, daily, daily_schedule
+from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule
 from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, sql, users
 from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
@@ -40,7 +40,7 @@ def _build() -> dg.Definitions:
             for key, table in all_tables().items()
             if table.tests
         ],
-        jobs=[daily],
+        jobs=JOBS,
         schedules=[daily_schedule],
         resources=build_resources(ENVIRONMENT, SETTINGS),
         executor=EXECUTOR,

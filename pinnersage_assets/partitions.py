@@ -5,11 +5,15 @@ partition and the length of the window when the definitions load.
 """
 
 import datetime
+import warnings
 from collections.abc import Sequence
 
 import dagster as dg
 
 from pinnersage_assets.settings import load_settings, read_environment
+
+# What is still called beta of Dagster is pinned in constraints.txt and tested; its warnings would only hide others.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 ENVIRONMENT = read_environment()
 SETTINGS = load_settings(ENVIRONMENT.data_dir / "settings.toml")

@@ -30,7 +30,8 @@ class WindowSettings(Section):
 
     days: int = Field(90, ge=1, description="Days of actions that are clustered, the partition's day included.")
     interest_actions: list[str] = Field(
-        ["repin", "click"], description="Values of `action` that mean interest; all others are kept but never clustered."
+        ["repin", "click"],
+        description="Values of `action` that mean interest; all others are kept but never clustered.",
     )
 
 
@@ -83,7 +84,9 @@ class EvaluationSettings(Section):
     """How the models of yesterday are judged on the actions of today (paper, section 5.3)."""
 
     users: int = Field(2000, ge=1, description="Users evaluated a day, drawn by seed; fewer if there are fewer.")
-    relevance_cosine: float = Field(0.8, ge=-1, le=1, description="An action is served by a pin at this cosine or above.")
+    relevance_cosine: float = Field(
+        0.8, ge=-1, le=1, description="An action is served by a pin at this cosine or above."
+    )
     decay_per_day: float = Field(0.01, ge=0, description="λ of the decay-average baseline, per day.")
 
 

@@ -41,9 +41,7 @@ class HnswIndex:
     vectors: NDArray[np.float32]
     expansion_search: int
 
-    def search(
-        self, queries: NDArray[np.float32], k: int
-    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
         """Approximately the k nearest pins of each query, with exact cosines.
 
         Args:

@@ -30,9 +30,9 @@ from pinnersage_assets.model.single_embeddings import decay_averages
 from pinnersage_assets.partitions import (
     DAILY,
     HISTORY,
+    SAME_DAY,
     YESTERDAY,
     YESTERDAYS_WINDOW,
-    SAME_DAY,
     partition_day,
     reads,
 )
@@ -42,7 +42,7 @@ from pinnersage_assets.warehouse.database import Warehouse
 # What users did today that they had not seen in the window: a row a user and group of near-duplicates. The target is
 # the group's pin in yesterday's corpus; a pin that is new today stands for itself; one that may not be recommended, or
 # that is not known, has no vector and is a miss.
-TARGETS = f"""
+TARGETS = """
     WITH grouped AS (
         SELECT p.pin_id, p.dt, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
         FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
@@ -176,9 +176,7 @@ def retrieval_users(
         known = _yesterday(warehouse, settings, scope, users, actions)
         wanted = _targets(warehouse, targets, known, today)
         for model, candidates_of in MODELS.items():
-            counts = judge(
-                candidates_of(known), wanted, known.corpus, len(users), settings.evaluation.relevance_cosine
-            )
+            counts = judge(candidates_of(known), wanted, known.corpus, len(users), settings.evaluation.relevance_cosine)
             judged.append(pl.DataFrame({"user_id": users, **vars(counts)}).with_columns(model=pl.lit(model)))
             context.log.info(f"judged {model} on {len(users):,} users")
     rows = pl.concat(judged) if judged else pl.DataFrame(schema=["user_id", "model", *_COUNTS])
@@ -240,9 +238,7 @@ def _yesterday(
     )
 
 
-def _targets(
-    warehouse: Warehouse, targets: pl.DataFrame, known: Yesterday, today: datetime.date
-) -> Targets:
+def _targets(warehouse: Warehouse, targets: pl.DataFrame, known: Yesterday, today: datetime.date) -> Targets:
     own = targets.join(
         pl.DataFrame({"user_id": known.users, "user": np.arange(len(known.users))}),
         on="user_id",

@@ -9,8 +9,8 @@ from pinnersage_assets.warehouse.sql_models import load_sql_models
 
 _MAPPINGS = {"same_day": SAME_DAY, "window": WINDOW, "history": HISTORY}
 
-# Staging takes many days in one run; marts come last, after assets that take one.
-_BACKFILL_POLICIES = {"staging": dg.BackfillPolicy.single_run(), "marts": dg.BackfillPolicy.multi_run(1)}
+# Staging takes many days in one run; all that comes after it takes one.
+_BACKFILL_POLICIES = {"staging": dg.BackfillPolicy.single_run(), "marts": None}
 
 ASSETS = [
     sql_asset(model, DAILY, _MAPPINGS, _BACKFILL_POLICIES[model.table.schema], partition_days)

@@ -83,7 +83,10 @@ def medoids(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: S
     """The medoid of each cluster, and its importance from the cluster's actions."""
     scope = window(partition_day(context), settings)
     members = warehouse.read(
-        "SELECT user_id, cluster, pin_id, actions FROM users.clusters WHERE dt = $day ORDER BY user_id, cluster, pin_id",
+        """
+        SELECT user_id, cluster, pin_id, actions FROM users.clusters
+        WHERE dt = $day ORDER BY user_id, cluster, pin_id
+        """,
         {"day": scope["day"]},
     ).with_columns(number=pl.struct("user_id", "cluster").rle_id())
     pin_ids, vectors = warehouse.read_vectors(
@@ -133,15 +136,15 @@ WINDOW_IS_COMPLETE = PartitionCheck(
     "Every day that the window reads has been materialised and has passed its checks.",
     """
     WITH needed AS (
-        SELECT 'staging.actions' AS table_name, unnest(generate_series(greatest($start, $last - ($days - 1)::INTEGER), $last, INTERVAL 1 DAY))::DATE AS day
-        UNION ALL
-        SELECT 'staging.pins', unnest(generate_series($start, $last, INTERVAL 1 DAY))::DATE
+        SELECT unnest(generate_series($start, $last, INTERVAL 1 DAY))::DATE AS day,
+            unnest(['staging.actions', 'staging.pins']) AS table_name
     )
-    SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first_missing, max(n.day) AS last_missing,
+    SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first, max(n.day) AS last,
         concat('make backfill FROM=', $last, ' TO=', $last) AS closes_the_gap
     FROM needed AS n LEFT JOIN operations.partitions AS p
         ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
-    WHERE p.dt IS NULL GROUP BY n.table_name
+    WHERE p.dt IS NULL AND (n.table_name = 'staging.pins' OR n.day > $last - $days::INTEGER)
+    GROUP BY n.table_name
     """,
     reads=("staging.actions", "staging.pins"),
     parameters=lambda settings: {

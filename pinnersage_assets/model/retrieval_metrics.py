@@ -102,9 +102,7 @@ def first_unseen(
     return Pairs.of(np.repeat(owners, kept.sum(axis=1)), candidates[kept])
 
 
-def judge(
-    sets: Pairs, targets: Targets, corpus: NDArray[np.float32], users: int, relevance_cosine: float
-) -> Counts:
+def judge(sets: Pairs, targets: Targets, corpus: NDArray[np.float32], users: int, relevance_cosine: float) -> Counts:
     """Hold each user's set against the user's targets.
 
     Args:

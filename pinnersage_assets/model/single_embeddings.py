@@ -1,5 +1,7 @@
 """A user as one vector: the baselines of the paper (section 3, and section 5.3)."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +26,7 @@ def decay_averages(
         (users, d) float32; a zero vector where a user's pins cancel out.
     """
     averages = np.zeros((len(offsets) - 1, vectors.shape[1]))
-    for user, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for user, (start, end) in enumerate(pairwise(offsets)):
         # Relative to the youngest action, so that old ones do not underflow all together.
         weights = np.exp(-decay_per_day * (ages[start:end] - ages[start:end].min()))
         averages[user] = weights @ vectors[pin_rows[start:end]].astype(np.float64)

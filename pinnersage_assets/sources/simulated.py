@@ -105,7 +105,8 @@ class SimulatedSource:
         """Actions of a day, in sessions of one or two interests.
 
         Returns:
-            user_id, pin_id, action (repin, click or hide), ts and file (null), in the order of ts; no two rows are equal.
+            user_id, pin_id, action (repin, click or hide), ts and file (null), in the order of ts; no two
+            rows are equal.
 
         Raises:
             ValueError: the day is before the start date.
@@ -171,9 +172,7 @@ class SimulatedSource:
 
         shape = (len(user), self.settings.impressions_per_action - 1)
         slots = self.world.draw_slots(user[:, None], rng.random(shape))
-        relevant = catalogue.draw_of_topic(
-            self.world.interest_topics(user[:, None], slots, index), rng.random(shape)
-        )
+        relevant = catalogue.draw_of_topic(self.world.interest_topics(user[:, None], slots, index), rng.random(shape))
         kind, where = rng.choice(len(SHOWN_SHARES), shape, p=SHOWN_SHARES), rng.random(shape)
         others = np.choose(kind, [relevant, catalogue.draw_popular(where), catalogue.draw_any(where)])
 
@@ -232,9 +231,7 @@ class _Catalogue:
 
     def draw_popular(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Pins of all topics, in proportion to their weights."""
-        return self._draw(
-            np.zeros(uniform.shape, np.int64), np.full(uniform.shape, len(self.topics)), uniform
-        )
+        return self._draw(np.zeros(uniform.shape, np.int64), np.full(uniform.shape, len(self.topics)), uniform)
 
     def draw_of_topic(self, topics: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Pins of the topics, in proportion to their weights; any pins for a topic that has none."""

@@ -29,9 +29,7 @@ PIN_TO_TOPIC = (0.88, 0.955)
 REPEAT_TO_ORIGINAL = (0.98, 0.999)
 
 TOPIC_SIZE_EXPONENT = 0.7  # Zipf: the largest of 400 topics has some 5 % of the pins, the smallest 0.1 %
-ATTRACTIVENESS_EXPONENT = (
-    0.6  # Pareto: the most attractive 1 % of the pins have about a sixth of the attractiveness
-)
+ATTRACTIVENESS_EXPONENT = 0.6  # Pareto: the most attractive 1 % of the pins have about a sixth of the attractiveness
 
 HEAVY_SHARE = 0.15
 HEAVY_ACTIVITY = 3.0  # activity of heavy users relative to light ones
@@ -158,9 +156,7 @@ class SimulatedWorld:
     def _vectors(self, pin_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         originals = self.planted_original(pin_ids)
         to_topic = _between(PIN_TO_TOPIC, self._uniform("cosine to topic", originals))
-        vectors = _at_cosine(
-            self.topic_centres[self.topics_of(originals)], to_topic, self._pin_noise(originals)
-        )
+        vectors = _at_cosine(self.topic_centres[self.topics_of(originals)], to_topic, self._pin_noise(originals))
         repeats = originals != pin_ids
         to_original = _between(REPEAT_TO_ORIGINAL, self._uniform("cosine to original", pin_ids[repeats]))
         vectors[repeats] = _at_cosine(vectors[repeats], to_original, self._pin_noise(pin_ids[repeats]))
@@ -197,23 +193,14 @@ class SimulatedWorld:
 
     def activity(self, user_ids: ArrayLike) -> NDArray[np.float64]:
         """Mean number of actions a day: log-normal, of the mean in the settings; shape as the ids."""
-        spread = np.exp(
-            ACTIVITY_SIGMA * keyed_normal(self.seed, "activity", user_ids) - ACTIVITY_SIGMA**2 / 2
-        )
+        spread = np.exp(ACTIVITY_SIGMA * keyed_normal(self.seed, "activity", user_ids) - ACTIVITY_SIGMA**2 / 2)
         heaviness = np.where(self.is_heavy(user_ids), HEAVY_ACTIVITY, 1.0)
-        return (
-            self.settings.actions_per_user_and_day
-            * spread
-            * heaviness
-            / (1 + HEAVY_SHARE * (HEAVY_ACTIVITY - 1))
-        )
+        return self.settings.actions_per_user_and_day * spread * heaviness / (1 + HEAVY_SHARE * (HEAVY_ACTIVITY - 1))
 
     def interest_counts(self, user_ids: ArrayLike) -> NDArray[np.int64]:
         """How many interests users have at a time; shape as the ids."""
         share = self._uniform("interests", user_ids)
-        return np.where(
-            self.is_heavy(user_ids), _integer(HEAVY_INTERESTS, share), _integer(LIGHT_INTERESTS, share)
-        )
+        return np.where(self.is_heavy(user_ids), _integer(HEAVY_INTERESTS, share), _integer(LIGHT_INTERESTS, share))
 
     def draw_slots(self, user_ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Draw a slot, the place of one interest, for each uniform number, by Zipf's law; broadcasts."""
@@ -238,9 +225,7 @@ class SimulatedWorld:
     def interests(self, user_ids: ArrayLike, day: int) -> NDArray[np.int64]:
         """(n, 40) topics that users are interested in on a day, the weightiest first; -1 after the last."""
         user_ids, slots = np.asarray(user_ids)[:, None], np.arange(HEAVY_INTERESTS[1])
-        return np.where(
-            slots < self.interest_counts(user_ids), self.interest_topics(user_ids, slots, day), -1
-        )
+        return np.where(slots < self.interest_counts(user_ids), self.interest_topics(user_ids, slots, day), -1)
 
     def _uniform(self, purpose: str, *keys: ArrayLike) -> NDArray[np.float64]:
         return keyed_uniform(self.seed, purpose, *keys)

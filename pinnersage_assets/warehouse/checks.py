@@ -38,16 +38,25 @@ class PartitionCheck:
 
 def checks_of_tests(table: Table, table_of_model: Mapping[str, str]) -> list[PartitionCheck]:
     """The tests of schema.yml as checks; ``table_of_model`` resolves the ``ref`` of relationships."""
-    return [_check_of_test(table, test, table_of_model) for test in table.tests]
+    not_null = [test.expression for test in table.tests if test.kind == "not_null"]
+    others = [_check_of_test(table, test, table_of_model) for test in table.tests if test.kind != "not_null"]
+    return ([_not_null(table, not_null)] if not_null else []) + others
+
+
+def _not_null(table: Table, columns: Sequence[str]) -> PartitionCheck:
+    failures = " OR ".join(f"{column} IS NULL" for column in columns)
+    return PartitionCheck(
+        "not_null",
+        f"{', '.join(f'`{column}`' for column in columns)}: never null.",
+        # A null in dt itself is in no partition; the write refuses it.
+        f"SELECT * FROM {table.key} WHERE dt BETWEEN $first AND $last AND ({failures})",
+    )
 
 
 def _check_of_test(table: Table, test: TableTest, table_of_model: Mapping[str, str]) -> PartitionCheck:
     expression, written = test.expression, f"SELECT * FROM {table.key} WHERE dt BETWEEN $first AND $last"
     reads: tuple[str, ...] = ()
-    if test.kind == "not_null":
-        description = f"`{expression}` is never null."
-        failures = f"FROM ({written}) WHERE {expression} IS NULL"
-    elif test.kind == "accepted_values":
+    if test.kind == "accepted_values":
         values = ", ".join("'" + str(value).replace("'", "''") + "'" for value in test.arguments["values"])
         description = f"`{expression}` is one of {values}."
         failures = f"FROM ({written}) WHERE {expression} NOT IN ({values})"

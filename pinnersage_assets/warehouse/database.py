@@ -57,7 +57,7 @@ class Warehouse(DuckDBResource):
         """
         if not Path(self.database).exists():
             raise FileNotFoundError(
-                f"{self.database} does not exist yet: materialise something first (`make demo`, or a raw asset in the UI)"
+                f"{self.database} does not exist yet: materialise something first (`make demo`, or raw in the UI)"
             )
         with self._connect(read_only=True) as connection:
             yield connection

@@ -51,7 +51,7 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
             listed = ", ".join(f"{p.table} {p.day} ({p.status})" for p in bad[:_LISTED])
             more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
             raise NotPublishableError(
-                f"not published: {listed}{more}. Look at the checks of these partitions in the UI, mend their input and "
+                f"not published: {listed}{more}. Look at their checks in the UI, mend the input and "
                 f"materialise them again together with their checks. {target} is as it was."
             )
         tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE NOT temporary").fetchall()[0][0]

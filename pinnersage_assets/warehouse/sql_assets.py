@@ -15,7 +15,7 @@ def sql_asset(
     model: SqlModel,
     partitions_def: dg.PartitionsDefinition,
     mappings: Mapping[str, dg.PartitionMapping],
-    backfill_policy: dg.BackfillPolicy,
+    backfill_policy: dg.BackfillPolicy | None,
     days_of: Callable[[dg.AssetExecutionContext], Sequence[datetime.date]],
 ) -> dg.AssetsDefinition:
     """The asset of a model.
@@ -25,7 +25,7 @@ def sql_asset(
         partitions_def: the daily partitions.
         mappings: which partitions of an input a day reads, by the names that schema.yml uses under ``meta: reads``.
             An input that is not named there is read on the same day.
-        backfill_policy: how many days one run may compute.
+        backfill_policy: how many days one run may compute; None is one.
         days_of: the days of a run.
     """
     reads = model.table.meta.get("reads", {})

@@ -64,7 +64,9 @@ class _Folder:
                     raise SqlModelError(f"{path} and {self.files[path.stem][1]} have the same name")
                 self.files[path.stem] = (declared.pop(path.stem), path)
             if declared:
-                raise SqlModelError(f"{folder / schema / 'schema.yml'} describes {sorted(declared)}, which have no file")
+                raise SqlModelError(
+                    f"{folder / schema / 'schema.yml'} describes {sorted(declared)}, which have no file"
+                )
 
     def load(self, name: str, referred_from: tuple[str, ...] = ()) -> SqlModel:
         """A model with the text of the ephemeral models that it refers to in the place of their names."""
@@ -78,7 +80,9 @@ class _Folder:
 
         def ref(other: str) -> str:
             if other not in self.files:
-                raise SqlModelError(f"{path}: ref({other!r}) is not a model; models are {', '.join(sorted(self.files))}")
+                raise SqlModelError(
+                    f"{path}: ref({other!r}) is not a model; models are {', '.join(sorted(self.files))}"
+                )
             model = self.load(other, (*referred_from, name))
             if model.table.ephemeral:
                 reads.update(model.reads)
@@ -96,7 +100,9 @@ class _Folder:
         def var(variable: str) -> str:
             if variable not in self.variables:
                 known = ", ".join(sorted(self.variables))
-                raise SqlModelError(f"{path}: var({variable!r}) is not declared in dbt_project.yml; declared are {known}")
+                raise SqlModelError(
+                    f"{path}: var({variable!r}) is not declared in dbt_project.yml; declared are {known}"
+                )
             # Values come with each run.
             return "{{ var('" + variable + "') }}"
 
@@ -113,8 +119,8 @@ def load_sql_models(folder: Path = SQL_FOLDER) -> Mapping[str, SqlModel]:
     """The SQL models of a folder, by key such as ``staging.pins``, each after those that it reads.
 
     Raises:
-        SqlModelError: a model is not described, refers to something that is not declared, reads a table that it does not
-            declare, is part of a cycle, is not a query that DuckDB accepts, or gives other columns than described.
+        SqlModelError: a model is not described, refers to something that is not declared, reads a table without
+            declaring it, is part of a cycle, is not a query that DuckDB accepts, or gives other columns than described.
     """
     files = _Folder(folder)
     for name in files.files:
@@ -130,9 +136,7 @@ def load_sql_models(folder: Path = SQL_FOLDER) -> Mapping[str, SqlModel]:
     return models
 
 
-def _check_against_duckdb(
-    connection: duckdb.DuckDBPyConnection, model: SqlModel, variables: Mapping[str, Any]
-) -> None:
+def _check_against_duckdb(connection: duckdb.DuckDBPyConnection, model: SqlModel, variables: Mapping[str, Any]) -> None:
     """Bind the query to empty tables: what it reads must be declared, what it gives must be described."""
     query = model.render(variables)
     try:
@@ -141,7 +145,7 @@ def _check_against_duckdb(
         undeclared = names - model.reads
         if undeclared:
             raise SqlModelError(
-                f"{model.path} reads {', '.join(sorted(undeclared))} without ref() or source(), so its lineage would lie"
+                f"{model.path} reads {', '.join(sorted(undeclared))} without ref() or source(): its lineage would lie"
             )
         given = {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE {query}").fetchall()}
     except duckdb.Error as error:

@@ -1,0 +1,60 @@
+# Each target sets up what it needs: Python 3.11 or newer and make are all that must be there.
+PYTHON ?= python3
+PINNERSAGE_DATA_DIR ?= data
+PORT ?= 3000
+
+export PINNERSAGE_DATA_DIR := $(abspath $(PINNERSAGE_DATA_DIR))
+export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
+
+RUN := .venv/bin/python -m pinnersage_assets
+EXTRAS ?= dev
+
+.PHONY: help demo dev backfill sql test test-all bench lint clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+# One stamp for what is installed: made anew only when a requirement changes.
+INSTALLED := .venv/installed-$(EXTRAS)
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv (a minute or so) ..."
+	@test -x .venv/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12" >&2; exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv \
+		|| { echo "'$(PYTHON) -m venv' failed: Debian and Ubuntu need the package python3-venv" >&2; exit 1; }
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+HOME_FILE := $(DAGSTER_HOME)/dagster.yaml
+$(HOME_FILE): data/dagster_home/dagster.yaml
+	@mkdir -p $(DAGSTER_HOME)
+	@test "$<" -ef "$@" || cp "$<" "$@"
+
+demo: export PINNERSAGE_SOURCE = simulated
+demo: $(INSTALLED) $(HOME_FILE)  ## 100 simulated days, and the whole lineage for the last three
+	@$(RUN) demo $(if $(AGAIN),--again)
+
+dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000
+	@.venv/bin/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+
+backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO=YYYY-MM-DD
+	@test -n "$(FROM)" -a -n "$(TO)" || { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10" >&2; exit 2; }
+	@$(RUN) backfill --from $(FROM) --to $(TO) $(if $(AGAIN),--again)
+
+sql: $(INSTALLED)  ## A prompt for SQL on the published copy
+	@$(RUN) sql
+
+test: $(INSTALLED)  ## The tests that gate a change
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)  ## All tests
+	@.venv/bin/ruff check .
+	@.venv/bin/python -m pytest
+
+bench: $(INSTALLED)  ## The benchmarks
+	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
+
+clean:  ## Remove the environment; data stays
+	rm -rf .venv

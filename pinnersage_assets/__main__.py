@@ -1,0 +1,154 @@
+"""The command line: ``python -m pinnersage_assets COMMAND``. The Makefile calls it."""
+
+import datetime
+import sys
+import time
+from pathlib import Path
+
+import click
+
+_DATE = click.DateTime(formats=["%Y-%m-%d"])
+
+
+@click.group()
+def main() -> None:
+    """PinnerSage on Dagster."""
+
+
+@main.command()
+@click.option("--from", "first", type=_DATE, required=True, help="First day whose whole lineage is wanted.")
+@click.option("--to", "last", type=_DATE, required=True, help="Last such day.")
+@click.option("--again", is_flag=True, help="Also materialise those days that are complete already.")
+def backfill(first: datetime.datetime, last: datetime.datetime, again: bool) -> None:
+    """Materialise the whole lineage for some days, in this process; interrupted, it resumes."""
+    _backfill(first.date(), last.date(), again)
+
+
+@main.command()
+@click.option("--again", is_flag=True, help="Also materialise the three days if they are complete already.")
+def demo(again: bool) -> None:
+    """A hundred simulated days, and the whole lineage for the last three of them."""
+    from pinnersage_assets.partitions import ENVIRONMENT
+
+    first = ENVIRONMENT.start_date + datetime.timedelta(days=97)
+    last = ENVIRONMENT.start_date + datetime.timedelta(days=99)
+    _backfill(first, last, again)
+    _show_demo(last)
+
+
+@main.command()
+def sql() -> None:
+    """A prompt for SQL on the published copy."""
+    from pinnersage_assets.definitions import defs
+    from pinnersage_assets.warehouse.prompt import prompt
+
+    prompt(Path(defs.resources["warehouse"].published))
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--user", "user_column", required=True, help="Column that says who acted.")
+@click.option("--item", "item_column", required=True, help="Column that says on what.")
+@click.option("--time", "time_column", required=True, help="Column that says when.")
+@click.option("--action", "action_column", help="Column that says what they did; without it all are clicks.")
+@click.option("--title", "title_column", help="Column with the item's title.")
+@click.option("--basket", "basket_column", help="Column of what belongs together; without it a user's day.")
+@click.option("--vectors", type=click.Path(path_type=Path), help="Parquet file with the item column and `embedding`.")
+@click.option("--vectors-before", type=_DATE, help="Fit vectors from co-occurrence before this day instead.")
+@click.option("--dimensions", default=64, show_default=True, help="Length of fitted vectors.")
+@click.option("--replace", is_flag=True, help="Overwrite days that exist.")
+def import_events(source: Path, vectors_before: datetime.datetime | None, **options: object) -> None:
+    """Turn a CSV or Parquet file of events into landing folders."""
+    from pinnersage_assets.sources import events
+
+    before = vectors_before.date() if vectors_before else None
+    _report(lambda folder: events.import_events(source, folder, vectors_before=before, **options))
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--vectors-before", type=_DATE, required=True, help="Fit item vectors to baskets before this day.")
+@click.option("--dimensions", default=64, show_default=True, help="Length of an item vector.")
+@click.option("--replace", is_flag=True, help="Overwrite days that exist.")
+def import_online_retail(source: Path, vectors_before: datetime.datetime, dimensions: int, replace: bool) -> None:
+    """Turn a sheet of Online Retail II (CSV or Parquet) into landing folders."""
+    from pinnersage_assets.sources import online_retail
+
+    _report(
+        lambda folder: online_retail.import_online_retail(
+            source, folder, vectors_before.date(), dimensions=dimensions, replace=replace
+        )
+    )
+
+
+def _report(run) -> None:
+    from pinnersage_assets.settings import read_environment
+
+    folder = read_environment().data_dir / "landing"
+    try:
+        report = run(folder)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for name, value in vars(report).items():
+        click.echo(f"{name.replace('_', ' '):24} {value}")
+    day = report.last_day
+    click.echo(f"\nLanded in {folder}. Next: PINNERSAGE_SOURCE=landing make backfill FROM={day} TO={day}")
+
+
+def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
+    import dagster as dg
+
+    from pinnersage_assets.backfill import BackfillError, backfill
+    from pinnersage_assets.definitions import defs
+    from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+
+    started = time.monotonic()
+    with dg.DagsterInstance.get() as instance:
+        runs = backfill(
+            defs,
+            defs.resources["warehouse"],
+            instance,
+            ENVIRONMENT.start_date,
+            SETTINGS.window.days,
+            first,
+            last,
+            again,
+        )
+        anything = False
+        try:
+            for run in runs:
+                anything = True
+                click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
+        except (BackfillError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+    done = "is done" if anything else "was there already; with AGAIN=1 it is materialised once more"
+    click.echo(f"[{time.monotonic() - started:6.1f} s] The whole lineage of {first} to {last} {done}.")
+
+
+def _show_demo(day: datetime.date) -> None:
+    import duckdb
+
+    from pinnersage_assets.definitions import defs
+
+    warehouse = defs.resources["warehouse"]
+    with duckdb.connect(warehouse.published, read_only=True) as published:
+        click.echo(f"\nModels of the day before, judged on the actions of {day} (evaluation.retrieval):\n")
+        query = """
+            SELECT model, round(relevance, 3) AS relevance, round(recall, 3) AS recall,
+                round(set_size, 1) AS set_size, users
+            FROM evaluation.retrieval WHERE dt = ? ORDER BY relevance DESC
+        """
+        click.echo(str(published.sql(query, params=[day])))
+        [(path,)] = published.execute("SELECT path FROM retrieval.hnsw_index WHERE dt = ?", [day]).fetchall()
+    click.echo(
+        f"""
+Published database  {warehouse.published}
+HNSW index          {warehouse.data_folder / path}
+Dagster UI          make dev, then http://localhost:3000
+
+Try next: `make sql`, the queries of README.md, or switch the daily schedule on in the UI."""
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

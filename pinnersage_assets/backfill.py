@@ -1,0 +1,155 @@
+"""Materialise the whole lineage of some days in this process, and before that the past that those days need.
+
+What is there already is left alone, judged by the ledger: so an interrupted backfill goes on where it stopped.
+"""
+
+import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.ledger import written_days
+
+Day = datetime.date
+_ONE_DAY = datetime.timedelta(days=1)
+
+
+class BackfillError(RuntimeError):
+    """A run failed; the message says which one."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: a job over the partitions of some consecutive days."""
+
+    job: str
+    first: Day
+    last: Day
+
+    def __str__(self) -> str:
+        """As shown in messages."""
+        return f"{self.job} {self.first}" + (f" to {self.last}" if self.last > self.first else "")
+
+
+def plan_backfill(
+    defs: dg.Definitions,
+    done: dict[str, set[Day]],
+    start: Day,
+    window_days: int,
+    first: Day,
+    last: Day,
+    again: bool = False,
+) -> list[PlannedRun]:
+    """The runs that are needed, in order.
+
+    Args:
+        defs: where the jobs are.
+        done: days of each table that are there and have passed their checks.
+        start: the first partition.
+        window_days: length of the users' window.
+        first: first day whose whole lineage is wanted.
+        last: last such day.
+        again: also materialise those of the wanted days that are complete already.
+
+    Returns:
+        Pins since the first partition and raw and staging of the window (many days a run), then corpus since the first
+        partition, users and retrieval of the day before ``first`` and the whole lineage of the wanted days (a day a
+        run).
+
+    Raises:
+        ValueError: the days are out of order or before the first partition.
+    """
+    if not start <= first <= last:
+        raise ValueError(
+            f"cannot backfill {first} to {last}: days must be in order, and the first partition is {start}"
+        )
+    yesterday = first - _ONE_DAY
+    window_start = max(start, yesterday - (window_days - 1) * _ONE_DAY)
+
+    def lacking(job: str, since: Day, until: Day) -> list[Day]:
+        tables = [".".join(key.path) for key in _keys(defs, job)]
+        return [day for day in _days(since, until) if any(day not in done.get(table, ()) for table in tables)]
+
+    runs = [PlannedRun("pins", *span) for span in _spans(lacking("pins", start, window_start - _ONE_DAY))]
+    runs += [
+        PlannedRun("raw_and_staging", *span) for span in _spans(lacking("raw_and_staging", window_start, yesterday))
+    ]
+    runs += [PlannedRun("corpus", day, day) for day in lacking("corpus", start, yesterday)]
+    if yesterday >= start:
+        runs += [PlannedRun("users_and_retrieval", d, d) for d in lacking("users_and_retrieval", yesterday, yesterday)]
+    wanted = list(_days(first, last)) if again else lacking("daily", first, last)
+    return runs + [PlannedRun("daily", day, day) for day in wanted]
+
+
+def backfill(
+    defs: dg.Definitions,
+    warehouse: Warehouse,
+    instance: dg.DagsterInstance,
+    start: Day,
+    window_days: int,
+    first: Day,
+    last: Day,
+    again: bool = False,
+) -> Iterator[PlannedRun]:
+    """Execute the runs of `plan_backfill` one after another, yielding each before it starts.
+
+    Raises:
+        ValueError: as `plan_backfill`.
+        BackfillError: a run failed, or a blocking check of it. Mend the cause and call again: it goes on from there.
+    """
+    done = _done(defs, warehouse)
+    for run in plan_backfill(defs, done, start, window_days, first, last, again):
+        yield run
+        job = defs.resolve_job_def(run.job)
+        if run.first == run.last:
+            scope: dict = {"partition_key": run.first.isoformat()}
+        else:
+            scope = {
+                "tags": {
+                    "dagster/asset_partition_range_start": run.first.isoformat(),
+                    "dagster/asset_partition_range_end": run.last.isoformat(),
+                }
+            }
+        result = job.execute_in_process(instance=instance, raise_on_error=False, run_config=_LOG_CONFIG, **scope)
+        failed = [event for event in result.all_events if event.is_step_failure]
+        if not result.success or failed:
+            checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+            reasons = [f"{event.step_key}: {event.step_failure_data.error.message.strip()}" for event in failed]
+            reasons += [f"check {c.check_name} of {'.'.join(c.asset_key.path)}: {c.description}" for c in checks]
+            raise BackfillError(
+                f"{run} failed (run {result.run_id}). "
+                + "\n".join(reasons)
+                + "\nMend the cause and call again: what is "
+                "done stays, and the rest goes on from here."
+            )
+
+
+# Only what assets log themselves; the events of Dagster are in the UI.
+_LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+
+
+def _done(defs: dg.Definitions, warehouse: Warehouse) -> dict[str, set[Day]]:
+    try:
+        with warehouse.get_reader() as connection:
+            tables = {".".join(key.path) for key in _keys(defs, "daily")}
+            return {table: written_days(connection, table) for table in tables}
+    except FileNotFoundError:
+        return {}
+
+
+def _keys(defs: dg.Definitions, job: str) -> Iterable[dg.AssetKey]:
+    return defs.resolve_job_def(job).asset_layer.executable_asset_keys
+
+
+def _days(first: Day, last: Day) -> Iterator[Day]:
+    return (first + offset * _ONE_DAY for offset in range((last - first).days + 1))
+
+
+def _spans(days: list[Day]) -> Iterator[tuple[Day, Day]]:
+    """Runs of consecutive days, as first and last."""
+    while days:
+        length = next((i for i in range(1, len(days)) if days[i] - days[i - 1] > _ONE_DAY), len(days))
+        yield days[0], days[length - 1]
+        days = days[length:]
