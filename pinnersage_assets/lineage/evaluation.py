@@ -13,6 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import exact_search
+from pinnersage_assets.lineage import completeness
+from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.lineage.retrieval import CORPUS_VECTORS, SEEN_CORPUS_PINS, drawn_medoids
 from pinnersage_assets.lineage.users import INTEREST_ACTIONS, window
 from pinnersage_assets.model.population import offsets_of
@@ -277,3 +279,8 @@ def retrieval(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.Dat
 
 
 ASSETS = [retrieval_users, retrieval]
+CHECKS = {
+    "evaluation.retrieval_users": [
+        inputs_are_complete(users__medoids=completeness.YESTERDAY, corpus__pins=completeness.YESTERDAY),
+    ]
+}

@@ -6,12 +6,13 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from pinnersage_assets.lineage import completeness
+from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.model.medoids import importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
-from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
 
 
@@ -130,28 +131,9 @@ def medoids(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: S
     )
 
 
-# The window is only as good as the days in it.
-WINDOW_IS_COMPLETE = PartitionCheck(
-    "window_is_complete",
-    "Every day that the window reads has been materialised and has passed its checks.",
-    """
-    WITH needed AS (
-        SELECT unnest(generate_series($start, $last, INTERVAL 1 DAY))::DATE AS day,
-            unnest(['staging.actions', 'staging.pins']) AS table_name
-    )
-    SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first, max(n.day) AS last,
-        concat('make backfill FROM=', $last, ' TO=', $last) AS closes_the_gap
-    FROM needed AS n LEFT JOIN operations.partitions AS p
-        ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
-    WHERE p.dt IS NULL AND (n.table_name = 'staging.pins' OR n.day > $last - $days::INTEGER)
-    GROUP BY n.table_name
-    """,
-    reads=("staging.actions", "staging.pins"),
-    parameters=lambda settings: {
-        "days": settings.window.days,
-        "start": datetime.date.fromisoformat(DAILY.get_first_partition_key()),
-    },
-)
-
 ASSETS = [clusters, medoids]
-CHECKS = {"users.clusters": [WINDOW_IS_COMPLETE]}
+CHECKS = {
+    "users.clusters": [
+        inputs_are_complete(staging__actions=completeness.WINDOW, staging__pins=completeness.HISTORY),
+    ]
+}
