@@ -39,7 +39,7 @@ class ClusteringSettings(Section):
     """PinnerSage's three steps: clusters, medoids, importance (paper, section 3.1)."""
 
     alpha: float = Field(
-        0.7,
+        1.2,
         ge=0,
         description="α: clusters merge while their squared Ward distance is at most this. "
         "Two single pins merge up to a cosine of 1 - α/2. Belongs to the embedding: calibrate it.",
@@ -97,7 +97,7 @@ class SimulationSettings(Section):
     pins: int = Field(20_000, ge=1, description="Pins in the catalogue of the first day.")
     new_pins_per_day: int = Field(100, ge=0, description="Pins that appear on every later day.")
     dimensions: int = Field(256, ge=2, description="Length of an embedding.")
-    topics: int = Field(400, ge=1, description="Topics that pins and interests belong to.")
+    topics: int = Field(2000, ge=1, description="Topics that pins and interests belong to.")
     actions_per_user_and_day: float = Field(1.0, ge=0, description="Mean over users; single users differ widely.")
     impressions_per_action: int = Field(8, ge=1, description="Pins shown for each action, the action's own included.")
     near_duplicate_share: float = Field(0.05, ge=0, lt=1, description="Share of pins that repeat an earlier one.")

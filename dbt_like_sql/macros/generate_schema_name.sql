@@ -1,4 +1,4 @@
-{# Models live in the schema that their folder is named after, without dbt's prefix. #}
+{# A model lives in the schema that its folder is named after. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
-    {{ custom_schema_name or target.schema }}
+    {{ node.original_file_path.split('/')[0] if node.resource_type == 'model' else target.schema }}
 {%- endmacro %}

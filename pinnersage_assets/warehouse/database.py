@@ -101,7 +101,8 @@ class Warehouse(DuckDBResource):
                     self.database, read_only=read_only, config={**config, **self.connection_config}
                 )
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+                # The whole phrase: "lock" alone may be part of the file's path.
+                if "could not set lock" not in str(error).lower():
                     raise
                 if time.monotonic() > deadline:
                     raise WarehouseLockedError(self._locked_message(str(error))) from error

@@ -21,8 +21,11 @@ def embedding_dimensions(connection: duckdb.DuckDBPyConnection) -> int:
         usual = connection.execute(
             """
             WITH usable AS (
+                -- What staging would keep, the length aside: where n is known, staging.pins gets rows and records it.
                 SELECT dt, len(embedding) AS dimensions FROM raw.pins
-                WHERE len(embedding) > 0 AND list_bool_and(list_transform(embedding, lambda x: isfinite(x)))
+                WHERE pin_id <> -1 AND created_at < dt + INTERVAL 1 DAY AND list_count(embedding) = len(embedding)
+                    AND list_bool_and(list_transform(embedding, lambda x: isfinite(x)))
+                    AND list_bool_or(list_transform(embedding, lambda x: x <> 0))
             )
             SELECT dimensions FROM usable WHERE dt = (SELECT min(dt) FROM usable)
             GROUP BY dimensions ORDER BY count(*) DESC, dimensions DESC LIMIT 1

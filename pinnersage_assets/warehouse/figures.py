@@ -33,6 +33,7 @@ def partition_metadata(
     metadata |= {name: dg.MetadataValue.null() if v is None else v for name, v in zip(figures, values, strict=True)}
     if chart and count:
         bars = connection.execute(f"{rows} {chart['query']}", parameters).fetchall()
-        labels, heights = zip(*bars, strict=True)
-        metadata["chart"] = dg.MetadataValue.md(bar_chart(labels, heights, chart["title"]))
+        if bars:
+            labels, heights = zip(*bars, strict=True)
+            metadata["chart"] = dg.MetadataValue.md(bar_chart(labels, heights, chart["title"]))
     return metadata

@@ -40,19 +40,40 @@ def record_partitions(
     )
 
 
+def writing_times(
+    connection: duckdb.DuckDBPyConnection, table: str, days: Sequence[datetime.date]
+) -> dict[datetime.date, datetime.datetime]:
+    """When some partitions were written last: tells a partition from what a later run made of it."""
+    query = f"SELECT dt, written_at FROM {LEDGER} WHERE table_name = ? AND dt BETWEEN ? AND ?"
+    return dict(connection.execute(query, [table, days[0], days[-1]]).fetchall())
+
+
 def record_status(
-    connection: duckdb.DuckDBPyConnection, table: str, days: Sequence[datetime.date], failed: Iterable[datetime.date]
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    checked: Mapping[datetime.date, datetime.datetime],
+    failed: Iterable[datetime.date],
 ) -> None:
-    """Enter what the blocking checks of some partitions found."""
+    """Enter what the blocking checks of some partitions found.
+
+    Args:
+        connection: may write.
+        table: the table.
+        checked: the days that were checked, and when the rows that were looked at had been written. A partition that
+            was written again since then keeps its status: those rows were not looked at.
+        failed: the days of which a blocking check failed.
+    """
     bad = set(failed)
+    if not checked:
+        return
     connection.executemany(
-        f"UPDATE {LEDGER} SET status = ? WHERE table_name = ? AND dt = ?",
-        [(FAILED if day in bad else PASSED, table, day) for day in days],
+        f"UPDATE {LEDGER} SET status = ? WHERE table_name = ? AND dt = ? AND written_at = ?",
+        [(FAILED if day in bad else PASSED, table, day, written) for day, written in checked.items()],
     )
 
 
 def written_days(connection: duckdb.DuckDBPyConnection, table: str) -> set[datetime.date]:
-    """Days of the partitions that the table holds and whose blocking checks have not failed."""
+    """Days of the partitions that the table holds and whose blocking checks have passed."""
     if not has_ledger(connection):
         return set()
     query = f"SELECT dt FROM {LEDGER} WHERE table_name = ? AND status = ?"

@@ -4,10 +4,12 @@ A partition is replaced in one transaction together with its row in the ledger: 
 the old rows or the new ones. Rows are computed before the database is locked; only the write holds the lock.
 """
 
+import contextlib
 import datetime
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,10 @@ from pinnersage_assets.warehouse.dimensions import embedding_dimensions
 from pinnersage_assets.warehouse.figures import partition_metadata
 from pinnersage_assets.warehouse.ledger import record_partitions
 from pinnersage_assets.warehouse.tables import Table, all_tables
+
+
+# A run that is killed leaves its scratch folder behind; no run leaves one untouched for this long and still needs it.
+_ABANDONED_AFTER_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,30 @@ class ParquetFiles:
     @classmethod
     def spool(cls, warehouse: Warehouse, frames: Iterable[pl.DataFrame]) -> "ParquetFiles":
         """Write frames one after another, so that only one is in memory at a time."""
-        files = cls.new(warehouse)
-        for number, frame in enumerate(frames):
-            frame.write_parquet(files.folder / f"{number:06}.parquet", compression="lz4")
+        with cls.new(warehouse) as files:
+            for number, frame in enumerate(frames):
+                frame.write_parquet(files.folder / f"{number:06}.parquet", compression="lz4")
         return files
 
     @classmethod
-    def new(cls, warehouse: Warehouse) -> "ParquetFiles":
-        """An empty folder beside the warehouse, on the same disk."""
+    @contextlib.contextmanager
+    def new(cls, warehouse: Warehouse) -> Iterator["ParquetFiles"]:
+        """An empty folder beside the warehouse, on the same disk; deleted if filling it fails."""
         scratch = Path(warehouse.database).parent / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        return cls(Path(tempfile.mkdtemp(dir=scratch)))
+        for folder in scratch.iterdir():
+            if folder.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        files = cls(Path(tempfile.mkdtemp(dir=scratch)))
+        try:
+            yield files
+        except BaseException:
+            files.delete()
+            raise
+
+    def delete(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 Rows = pl.DataFrame | ParquetFiles
@@ -93,7 +112,9 @@ def replace_partitions(
         record_partitions(connection, table.key, counts, run_id, code_version)
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # After a failed COMMIT there is nothing left to roll back; the first error is the one to tell.
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
         raise
     return counts
 
@@ -134,7 +155,9 @@ def _source_query(
     if isinstance(rows, ParquetFiles):
         # A variable, not a literal: a path may hold a quote.
         connection.execute("SET VARIABLE incoming_files = $files", {"files": [str(path) for path in rows.paths]})
-        connection.execute("CREATE OR REPLACE TEMP VIEW incoming AS FROM read_parquet(getvariable('incoming_files'))")
+        # Columns come from the files alone: a folder of the data directory may be called `dt=...` too.
+        read = "read_parquet(getvariable('incoming_files'), hive_partitioning = false)"
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW incoming AS FROM {read}")
     else:
         connection.register("incoming", rows)
     found = {name for name, *_ in connection.execute("DESCRIBE incoming").fetchall()}
@@ -183,7 +206,7 @@ class PartitionIOManager(dg.ConfigurableIOManager):
                 )
         finally:
             if isinstance(obj, ParquetFiles):
-                shutil.rmtree(obj.folder, ignore_errors=True)
+                obj.delete()
         with self.warehouse.get_reader() as connection:
             context.add_output_metadata(partition_metadata(connection, table, days))
 

@@ -15,6 +15,8 @@ from pinnersage_assets.warehouse.ledger import unpublishable
 
 # How many partitions an error message lists.
 _LISTED = 10
+# Copied at a time.
+_COPY_BYTES = 16_000_000
 
 
 class NotPublishableError(RuntimeError):
@@ -38,14 +40,17 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
         ledger_of: the table that the caller writes itself, whose checks therefore cannot have run yet.
 
     Raises:
+        FileNotFoundError: nothing has been written yet.
         NotPublishableError: names the partitions that are not good. The old copy stays.
     """
     started = time.perf_counter()
     target = Path(warehouse.published)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    # The connection is held while the file is copied: nobody else can write to it meanwhile.
-    with warehouse.get_connection() as connection:
+    # Only one process at a time gets here with the lock, so one name does, and a killed run's file is replaced.
+    temporary = target.with_name(f".{target.name}.tmp")
+    # The connection is held until the copy has its name: nobody else can write or publish meanwhile. The warehouse's
+    # file is opened before and closed after it, because closing any descriptor of a file drops the process's lock on it.
+    with warehouse.open_file() as source, warehouse.get_connection() as connection:
         bad = unpublishable(connection, except_table=ledger_of)
         if bad:
             listed = ", ".join(f"{p.table} {p.day} ({p.status})" for p in bad[:_LISTED])
@@ -57,17 +62,21 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
         tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE NOT temporary").fetchall()[0][0]
         connection.execute("FORCE CHECKPOINT")
         try:
-            shutil.copyfile(warehouse.database, temporary)
-            _sync(temporary)
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as copy:
+                shutil.copyfileobj(source, copy, _COPY_BYTES)
+                copy.flush()
+                os.fsync(copy.fileno())
+            temporary.chmod(0o444)
+            size = temporary.stat().st_size
+            # DuckDB would replay a write-ahead log that somebody left beside the old copy into the new one, and fail.
+            target.with_name(target.name + ".wal").unlink(missing_ok=True)
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    temporary.chmod(0o444)
-    # DuckDB would replay a write-ahead log that somebody left beside the old copy into the new one, and fail.
-    target.with_name(target.name + ".wal").unlink(missing_ok=True)
-    os.replace(temporary, target)
-    _sync(target.parent)
-    return Publication(tables, target.stat().st_size, time.perf_counter() - started)
+        _sync(target.parent)
+    return Publication(tables, size, time.perf_counter() - started)
 
 
 def _sync(path: Path) -> None:

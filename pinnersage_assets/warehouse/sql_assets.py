@@ -8,7 +8,7 @@ import dagster as dg
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.dimensions import embedding_dimensions
 from pinnersage_assets.warehouse.partitions import ParquetFiles
-from pinnersage_assets.warehouse.sql_models import SqlModel
+from pinnersage_assets.warehouse.sql_models import SqlModel, SqlModelError
 
 
 def sql_asset(
@@ -29,6 +29,8 @@ def sql_asset(
         days_of: the days of a run.
     """
     reads = model.table.meta.get("reads", {})
+    if unknown := set(reads.values()) - set(mappings):
+        raise SqlModelError(f"{model.path} is read by unknown mappings in its schema.yml: {', '.join(sorted(unknown))}")
 
     @dg.asset(
         key=[model.table.schema, model.table.name],
@@ -44,8 +46,7 @@ def sql_asset(
     )
     def compute(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> ParquetFiles:
         days = days_of(context)
-        rows = ParquetFiles.new(warehouse)
-        with warehouse.get_reader() as connection:
+        with ParquetFiles.new(warehouse) as rows, warehouse.get_reader() as connection:
             variables = {
                 "first_dt": days[0],
                 "last_dt": days[-1],

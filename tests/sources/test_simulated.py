@@ -69,8 +69,14 @@ def test_days_before_the_start_are_an_error(source, table):
         getattr(source, table)(on(-1))
 
 
-def test_columns_have_the_types_of_the_landing_contract(source):
-    actions = {"user_id": pl.Int64(), "pin_id": pl.Int64(), "action": pl.String(), "ts": pl.Datetime("us")}
+def test_columns_have_the_types_of_the_raw_tables(source):
+    actions = {
+        "user_id": pl.Int64(),
+        "pin_id": pl.Int64(),
+        "action": pl.String(),
+        "ts": pl.Datetime("us"),
+        "file": pl.String(),
+    }
     assert dict(source.actions(START).schema) == actions
     assert dict(source.impressions(START).schema) == {k: v for k, v in actions.items() if k != "action"}
     assert dict(source.pins(START).schema) == {
@@ -83,6 +89,7 @@ def test_columns_have_the_types_of_the_landing_contract(source):
         "width": pl.Int32(),
         "height": pl.Int32(),
         "text_fraction": pl.Float32(),
+        "file": pl.String(),
     }
 
 

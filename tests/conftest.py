@@ -1,0 +1,12 @@
+"""What all tests share: an environment that owes nothing to the machine they run on.
+
+The package reads the environment when it is imported, so this is done before any test imports it.
+"""
+
+import os
+import tempfile
+
+_DATA = tempfile.TemporaryDirectory(prefix="pinnersage-tests-")
+for _name in [name for name in os.environ if name.startswith(("PINNERSAGE_", "DAGSTER_"))]:
+    del os.environ[_name]
+os.environ["PINNERSAGE_DATA_DIR"] = _DATA.name

@@ -1,0 +1,171 @@
+"""A world that tests run the real asset graph in: a data directory, settings, resources, a Dagster instance.
+
+What belongs here: what tests of several folders do with a world. What a world holds is the business of the tests.
+"""
+
+import datetime
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import polars as pl
+
+from pinnersage_assets import backfill as backfilling
+from pinnersage_assets.definitions import defs
+from pinnersage_assets.resources import build_resources
+from pinnersage_assets.settings import SIMULATED_START_DATE, Environment, Settings
+from pinnersage_assets.sources.landing import write_day
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.tables import all_tables
+
+Day = datetime.date
+START = SIMULATED_START_DATE
+
+# What a run may change without changing a result.
+NOT_A_RESULT = {
+    "retrieval.hnsw_index": ("build_seconds",),
+    "operations.publications": ("run_id", "seconds", "bytes"),
+    "operations.partitions": ("run_id", "written_at"),
+}
+
+
+def on(offset: int) -> Day:
+    """The day that comes so many days after the first partition."""
+    return START + datetime.timedelta(days=offset)
+
+
+def small_settings(**sections) -> Settings:
+    """Settings of a world that is materialised in seconds; each section as a dictionary of what differs."""
+    usual = {
+        "seed": 3,
+        "window": {"days": 10},
+        "index": {"recall_sample": 100},
+        "retrieval": {"budget": 60, "margin": 10},
+        "evaluation": {"users": 40},
+        "simulation": {
+            "users": 60,
+            "pins": 800,
+            "new_pins_per_day": 20,
+            "dimensions": 64,
+            "topics": 20,
+            "actions_per_user_and_day": 2.0,
+            "near_duplicate_share": 0.1,
+            "low_quality_share": 0.1,
+        },
+    }
+    merged = {
+        name: {**usual.get(name, {}), **given} if isinstance(given, dict) else given
+        for name, given in {**usual, **sections}.items()
+    }
+    return Settings(**merged)
+
+
+@dataclass(frozen=True)
+class World:
+    """A data directory with the definitions that work on it."""
+
+    data: Path
+    settings: Settings
+    kind: str
+    instance: dg.DagsterInstance
+
+    @classmethod
+    def new(cls, data: Path, settings: Settings, kind: str = "simulated") -> "World":
+        return cls(data, settings, kind, dg.DagsterInstance.ephemeral())
+
+    def copy(self, data: Path, settings: Settings | None = None) -> "World":
+        """The same data in another place, with a Dagster instance that knows nothing of the past."""
+        shutil.copytree(self.data, data)
+        return replace(self, data=data, settings=settings or self.settings, instance=dg.DagsterInstance.ephemeral())
+
+    @property
+    def resources(self) -> dict[str, object]:
+        return build_resources(Environment(self.data, self.kind, START), self.settings)
+
+    @property
+    def defs(self) -> dg.Definitions:
+        parts = {name: getattr(defs, name) for name in ("assets", "asset_checks", "jobs", "schedules", "executor")}
+        return dg.Definitions(**parts, resources=self.resources)
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return self.resources["warehouse"]
+
+    @property
+    def landing(self) -> Path:
+        return self.data / "landing"
+
+    def land(self, table: str, day: Day, rows: pl.DataFrame) -> None:
+        write_day(self.landing, table, day, rows, replace=True)
+
+    def backfill(self, first: Day, last: Day, again: bool = False) -> list[backfilling.PlannedRun]:
+        """What `make backfill` does; the runs that it made."""
+        return list(self.backfilling(first, last, again))
+
+    def backfilling(self, first: Day, last: Day, again: bool = False) -> Iterable[backfilling.PlannedRun]:
+        return backfilling.backfill(
+            self.defs, self.warehouse, self.instance, START, self.settings.window.days, first, last, again
+        )
+
+    def run(
+        self, job: str, first: Day, last: Day | None = None, only: Sequence[str] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Execute a job over some days, or only some of its assets with their checks; the result may be a failure."""
+        if last is None:
+            scope: dict = {"partition_key": first.isoformat()}
+        else:
+            bounds = {"start": first, "end": last}
+            scope = {"tags": {f"dagster/asset_partition_range_{k}": day.isoformat() for k, day in bounds.items()}}
+        if only is not None:
+            scope["asset_selection"] = [dg.AssetKey(table.split(".")) for table in only]
+        return self.defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance, raise_on_error=False, **scope
+        )
+
+    def read(self, query: str, **parameters: object) -> pl.DataFrame:
+        return self.warehouse.read(query, parameters)
+
+    def execute(self, *statements: str, **parameters: object) -> None:
+        """Change the warehouse behind the project's back."""
+        with duckdb.connect(str(self.data / "warehouse" / "pinnersage.duckdb")) as connection:
+            for statement in statements:
+                used = {name: value for name, value in parameters.items() if f"${name}" in statement}
+                connection.execute(statement, used)
+
+    def partition(self, table: str, day: Day) -> pl.DataFrame:
+        """The results of a partition, in an order that does not depend on how it was written."""
+        columns = [column.name for column in all_tables()[table].columns]
+        kept = [column for column in columns if column not in NOT_A_RESULT.get(table, ())]
+        return self.read(f"SELECT {', '.join(kept)} FROM {table} WHERE dt = $day ORDER BY ALL", day=day)
+
+    def partitions(self, day: Day) -> dict[str, pl.DataFrame]:
+        """All results of a day, by table."""
+        return {table: self.partition(table, day) for table in all_tables()}
+
+    def status(self, table: str, day: Day) -> str | None:
+        """What the ledger says of a partition, None where it says nothing."""
+        rows = self.read(
+            "SELECT status FROM operations.partitions WHERE table_name = $table AND dt = $day", table=table, day=day
+        )
+        return rows.item() if len(rows) else None
+
+
+def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """The steps of a run that failed, with the messages of all errors behind each."""
+    found = {}
+    for event in result.all_events:
+        if event.is_step_failure:
+            messages, error = [], event.step_failure_data.error
+            while error is not None:
+                messages.append(error.message)
+                error = error.cause
+            found[event.step_key] = "\n".join(messages)
+    return found
+
+
+def differences(one: dict[str, pl.DataFrame], other: dict[str, pl.DataFrame]) -> list[str]:
+    """The tables whose rows differ."""
+    return [table for table in one if not one[table].equals(other[table])]
