@@ -130,7 +130,7 @@ def _show_demo(day: datetime.date) -> None:
 
     from pinnersage_assets.definitions import defs
 
-    warehouse = defs.resources["warehouse"]
+    warehouse, tomorrow = defs.resources["warehouse"], day + datetime.timedelta(days=1)
     with duckdb.connect(warehouse.published, read_only=True) as published:
         click.echo(f"\nModels of the day before, judged on the actions of {day} (evaluation.retrieval):\n")
         query = """
@@ -146,7 +146,7 @@ Published database  {warehouse.published}
 HNSW index          {warehouse.data_folder / path}
 Dagster UI          make dev, then http://localhost:3000
 
-Try next: `make sql`, the queries of README.md, or switch the daily schedule on in the UI."""
+Try next: `make sql` and the queries of README.md, or the day after: make backfill FROM={tomorrow} TO={tomorrow}"""
     )
 
 

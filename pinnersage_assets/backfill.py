@@ -103,20 +103,21 @@ def backfill(
     for run in plan_backfill(defs, done, start, window_days, first, last, again):
         yield run
         job = defs.resolve_job_def(run.job)
-        if run.first == run.last:
-            scope: dict = {"partition_key": run.first.isoformat()}
-        else:
-            scope = {
-                "tags": {
-                    "dagster/asset_partition_range_start": run.first.isoformat(),
-                    "dagster/asset_partition_range_end": run.last.isoformat(),
-                }
-            }
-        result = job.execute_in_process(instance=instance, raise_on_error=False, run_config=_LOG_CONFIG, **scope)
+        one_day = run.first == run.last
+        bounds = {
+            "dagster/asset_partition_range_start": run.first.isoformat(),
+            "dagster/asset_partition_range_end": run.last.isoformat(),
+        }
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=run.first.isoformat() if one_day else None,
+            tags=_CODE_LOCATION if one_day else _CODE_LOCATION | bounds,
+            raise_on_error=False,
+        )
         failed = [event for event in result.all_events if event.is_step_failure]
         if not result.success or failed:
             checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
-            reasons = [f"{event.step_key}: {event.step_failure_data.error.message.strip()}" for event in failed]
+            reasons = [f"{event.step_key}: {_cause(event)}" for event in failed]
             reasons += [f"check {c.check_name} of {'.'.join(c.asset_key.path)}: {c.description}" for c in checks]
             raise BackfillError(
                 f"{run} failed (run {result.run_id}). "
@@ -126,8 +127,16 @@ def backfill(
             )
 
 
-# Only what assets log themselves; the events of Dagster are in the UI.
-_LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+# By this tag the UI lists a run under its job; the location's name is that of workspace.yaml.
+_CODE_LOCATION = {".dagster/repository": "__repository__@pinnersage"}
+
+
+def _cause(failure: dg.DagsterEvent) -> str:
+    """What happened in a step, without the errors that Dagster wraps it in."""
+    error = failure.step_failure_data.error
+    while error.cause is not None and error.cls_name.startswith("Dagster"):
+        error = error.cause
+    return error.message.strip()
 
 
 def _done(defs: dg.Definitions, warehouse: Warehouse) -> dict[str, set[Day]]:

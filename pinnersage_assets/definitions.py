@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule
+from pinnersage_assets.jobs import CONSOLE, EXECUTOR, JOBS, daily_schedule
 from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, sql, users
-from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
 from pinnersage_assets.warehouse.checks import checks_of_tests, table_checks
 from pinnersage_assets.warehouse.sql_models import load_sql_models
@@ -36,7 +36,7 @@ def _build() -> dg.Definitions:
     return dg.Definitions(
         assets=dg.map_asset_specs(_described, assets),
         asset_checks=[
-            table_checks(table, [*checks_of_tests(table, table_of_model), *own_checks.get(key, [])])
+            table_checks(table, [*checks_of_tests(table, table_of_model), *own_checks.get(key, [])], DAILY)
             for key, table in all_tables().items()
             if table.tests
         ],
@@ -44,6 +44,7 @@ def _build() -> dg.Definitions:
         schedules=[daily_schedule],
         resources=build_resources(ENVIRONMENT, SETTINGS),
         executor=EXECUTOR,
+        loggers={"console": CONSOLE},
     )
 
 

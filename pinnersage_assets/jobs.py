@@ -11,6 +11,9 @@ import dagster as dg
 # Steps of one run share one database file and run one after another; what can be parallel is parallel inside a step.
 EXECUTOR = dg.in_process_executor
 
+# What assets log themselves; the events of Dagster are in the UI.
+CONSOLE = dg.colored_console_logger.configured({"log_level": "INFO"})
+
 # Dagster tells us that `daily` backfills a day a run because some of its assets do. That is what we want.
 warnings.filterwarnings("ignore", message="Asset job daily materializes assets with varying BackfillPolicies")
 
@@ -25,7 +28,11 @@ raw_and_staging = _job(
     "raw_and_staging", dg.AssetSelection.groups("raw", "staging"), "What came in, cleaned: many days in one run."
 )
 
-pins = _job("pins", dg.AssetSelection.assets(["raw", "pins"], ["staging", "pins"]), "Pins only: many days in one run.")
+pins = _job(
+    "pins",
+    dg.AssetSelection.assets(["raw", "pins"], ["staging", "pins"], ["staging", "rejected"]),
+    "Pins only, those that staging refuses included: many days in one run.",
+)
 
 corpus = _job("corpus", dg.AssetSelection.groups("corpus"), "Which pins may be recommended, one day a run.")
 

@@ -12,8 +12,10 @@ import dagster as dg
 
 from pinnersage_assets.settings import load_settings, read_environment
 
-# What is still called beta of Dagster is pinned in constraints.txt and tested; its warnings would only hide others.
+# What Dagster still calls beta or preview (backfill policies, partitions of checks) is pinned in constraints.txt and
+# tested; its warnings would only hide others.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 ENVIRONMENT = read_environment()
 SETTINGS = load_settings(ENVIRONMENT.data_dir / "settings.toml")

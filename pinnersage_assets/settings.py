@@ -44,7 +44,7 @@ class ClusteringSettings(Section):
         description="α: clusters merge while their squared Ward distance is at most this. "
         "Two single pins merge up to a cosine of 1 - α/2. Belongs to the embedding: calibrate it.",
     )
-    decay_per_day: float = Field(0.01, ge=0, description="λ of importance (Equation 3), per day.")
+    decay_per_day: float = Field(0.01, ge=0, allow_inf_nan=False, description="λ of importance (Equation 3), per day.")
 
 
 class CorpusSettings(Section):
@@ -85,9 +85,11 @@ class EvaluationSettings(Section):
 
     users: int = Field(2000, ge=1, description="Users evaluated a day, drawn by seed; fewer if there are fewer.")
     relevance_cosine: float = Field(
-        0.8, ge=-1, le=1, description="An action is served by a pin at this cosine or above."
+        0.8, gt=0, le=1, description="An action is served by a pin at this cosine or above."
     )
-    decay_per_day: float = Field(0.01, ge=0, description="λ of the decay-average baseline, per day.")
+    decay_per_day: float = Field(
+        0.01, ge=0, allow_inf_nan=False, description="λ of the decay-average baseline, per day."
+    )
 
 
 class SimulationSettings(Section):
@@ -163,8 +165,16 @@ def _start_date(variables: Mapping[str, str], data_dir: Path, source: str) -> da
         except ValueError as error:
             raise ValueError(f"PINNERSAGE_START_DATE is {text!r}; it must be a date such as 2026-01-31") from error
     if source == "landing":
-        folders = sorted(folder.name for folder in data_dir.glob("landing/*/dt=????-??-??") if folder.is_dir())
-        if folders:
-            days = [folder.removeprefix("dt=") for folder in folders]
-            return datetime.date.fromisoformat(min(days))
+        tables = (data_dir / "landing" / table for table in ("actions", "impressions", "pins"))
+        folders = (folder for table in tables for folder in table.glob("dt=*") if folder.is_dir())
+        return min(filter(None, map(_landed_day, folders)), default=SIMULATED_START_DATE)
     return SIMULATED_START_DATE
+
+
+def _landed_day(folder: Path) -> datetime.date | None:
+    """The day that a landing folder is named after; None for a name that no reader looks for, such as dt=latest."""
+    try:
+        day = datetime.date.fromisoformat(folder.name.removeprefix("dt="))
+    except ValueError:
+        return None
+    return day if folder.name == f"dt={day}" else None

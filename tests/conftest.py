@@ -10,3 +10,13 @@ _DATA = tempfile.TemporaryDirectory(prefix="pinnersage-tests-")
 for _name in [name for name in os.environ if name.startswith(("PINNERSAGE_", "DAGSTER_"))]:
     del os.environ[_name]
 os.environ["PINNERSAGE_DATA_DIR"] = _DATA.name
+
+
+def pytest_configure(config):
+    # pytest resets the filters that the package sets; and these are Dagster's own affairs.
+    for warning in (
+        "ignore:Asset job daily materializes assets with varying BackfillPolicies:UserWarning",
+        "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning",
+        "ignore:Function `JobDefinition.run_request_for_partition` is deprecated:DeprecationWarning",
+    ):
+        config.addinivalue_line("filterwarnings", warning)

@@ -31,6 +31,8 @@ NOT_A_RESULT = {
     "operations.partitions": ("run_id", "written_at"),
 }
 
+_QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+
 
 def on(offset: int) -> Day:
     """The day that comes so many days after the first partition."""
@@ -122,7 +124,7 @@ class World:
         if only is not None:
             scope["asset_selection"] = [dg.AssetKey(table.split(".")) for table in only]
         return self.defs.resolve_job_def(job).execute_in_process(
-            instance=self.instance, raise_on_error=False, **scope
+            instance=self.instance, raise_on_error=False, run_config=_QUIET, **scope
         )
 
     def read(self, query: str, **parameters: object) -> pl.DataFrame:

@@ -29,13 +29,24 @@ def exact_search(
         return rows, cosines
     for block in _blocks(len(queries), len(vectors)):
         scores = queries[block] @ vectors.T
-        best = np.argpartition(scores, len(vectors) - k, axis=1)[:, -k:] if k < len(vectors) else None
-        best = np.broadcast_to(np.arange(len(vectors)), scores.shape) if best is None else np.sort(best, axis=1)
+        best = _best(scores, k)
         found = np.take_along_axis(scores, best, axis=1)
         order = np.argsort(-found, axis=1, kind="stable")
         rows[block] = np.take_along_axis(best, order, axis=1)
         cosines[block] = np.take_along_axis(found, order, axis=1)
     return rows, cosines
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Columns of the k highest scores of each row, ascending; of equal scores the first columns."""
+    if k == scores.shape[1]:
+        return np.broadcast_to(np.arange(k), scores.shape)
+    best = np.sort(np.argpartition(scores, -k, axis=1)[:, -k:], axis=1)
+    lowest = np.take_along_axis(scores, best, axis=1).min(axis=1)
+    # Where more columns tie for the last place than fit, the partition took any of them.
+    for row in np.flatnonzero(np.count_nonzero(scores >= lowest[:, None], axis=1) > k):
+        best[row] = np.sort(np.argsort(-scores[row], kind="stable")[:k])
+    return best
 
 
 def _blocks(n_queries: int, n_vectors: int) -> Iterator[slice]:

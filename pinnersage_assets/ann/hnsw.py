@@ -57,8 +57,9 @@ class HnswIndex:
         # USearch forgets its expansion on loading, and silently gives worse lists where k exceeds it.
         self.index.expansion_search = max(self.expansion_search, k)
         matches = self.index.search(queries, k, threads=0)
-        counts = np.asarray(matches.counts).reshape(-1)
-        keys = np.asarray(matches.keys).reshape(len(queries), k)
+        # To a single query USearch gives its matches alone, without counts.
+        keys = np.asarray(matches.keys).reshape(len(queries), -1)
+        counts = matches.counts if len(queries) > 1 else [keys.shape[1]]
         found = [keys[query, :count].view(np.int64) for query, count in enumerate(counts)]
         return self._rerank(queries, found)
 
@@ -102,7 +103,7 @@ def build(
     """
     _check(ids, vectors)
     index = Index(
-        ndim=max(vectors.shape[1], 1),
+        ndim=_columns(vectors),
         metric=METRIC,
         dtype=parameters.dtype,
         connectivity=parameters.connectivity,
@@ -128,6 +129,11 @@ def save(index: HnswIndex, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # The new name lasts only when its folder does.
+    finally:
+        os.close(folder)
 
 
 def open_index(
@@ -136,16 +142,28 @@ def open_index(
     """Open a file after its checksum was verified.
 
     Raises:
-        IndexFileError: the file is missing, or is not the one that the checksum and the ids are of.
+        IndexFileError: the file is missing, or is not the one that the checksum, the ids and the vectors are of.
     """
-    if not path.exists():
+    if not path.is_file():
         raise IndexFileError(f"{path} is missing")
     if (found := checksum(path)) != sha256:
         raise IndexFileError(f"{path} is damaged: its SHA-256 is {found}, its row says {sha256}")
-    index = Index.restore(str(path))
-    if index is None or len(index) != len(ids):
+    try:
+        index = Index.restore(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise IndexFileError(f"{path} is not an index: {error}") from error
+    if index is None or index.ndim != _columns(vectors) or not np.array_equal(_ids(index), ids):
         raise IndexFileError(f"{path} does not hold the {len(ids)} pins of the corpus")
     return HnswIndex(index, ids, vectors, expansion_search)
+
+
+def _ids(index: Index) -> NDArray[np.int64]:
+    return np.sort(np.asarray(index.keys).view(np.int64))
+
+
+def _columns(vectors: NDArray[np.float32]) -> int:
+    # USearch wants at least one column, also of no vectors at all.
+    return max(vectors.shape[1], 1)
 
 
 def checksum(path: Path) -> str:
@@ -157,6 +175,8 @@ def checksum(path: Path) -> str:
 def _check(ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
     if ids.ndim != 1 or vectors.ndim != 2 or len(ids) != len(vectors):
         raise ValueError(f"ids of shape {ids.shape} do not fit vectors of shape {vectors.shape}")
+    if ids.dtype != np.int64 or vectors.dtype != np.float32:
+        raise ValueError(f"ids must be int64 and vectors float32; they are {ids.dtype} and {vectors.dtype}")
     if len(ids) and (np.diff(ids) <= 0).any():
         raise ValueError("ids must be ascending, each once")
     if (ids == -1).any():

@@ -33,12 +33,12 @@ def inputs_are_complete(**tables: tuple[str, str]) -> PartitionCheck:
         "inputs_are_complete",
         "Every earlier day that the partition reads has been materialised and has passed its checks.",
         f"""
-        SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first, max(n.day) AS last,
-            concat('make backfill FROM=', $last, ' TO=', $last) AS closes_the_gap
+        SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first, max(n.day) AS last
         FROM ({needed}) AS n LEFT JOIN operations.partitions AS p
             ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
         WHERE p.dt IS NULL GROUP BY n.table_name
         """,
+        advice="Close the gap with `make backfill FROM={day} TO={day}`.",
         reads=tuple(table.replace("__", ".") for table in tables),
         parameters=lambda settings: {
             "window_days": settings.window.days,

@@ -4,8 +4,6 @@ Corpus, popularity and users' windows are as of the day before; nothing that a m
 """
 
 import datetime
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import dagster as dg
 import numpy as np
@@ -17,18 +15,14 @@ from pinnersage_assets.lineage import completeness
 from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.lineage.retrieval import CORPUS_VECTORS, SEEN_CORPUS_PINS, drawn_medoids
 from pinnersage_assets.lineage.users import INTEREST_ACTIONS, window
-from pinnersage_assets.model.population import offsets_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_metrics import (
     Pairs,
     Targets,
-    first_unseen,
     judge,
-    nearest_unseen,
     popular_rows,
-    random_rows,
 )
-from pinnersage_assets.model.single_embeddings import decay_averages
+from pinnersage_assets.model.retrieval_models import MODELS, Knowledge
 from pinnersage_assets.partitions import (
     DAILY,
     HISTORY,
@@ -54,13 +48,13 @@ TARGETS = """
         SELECT g.pin_group, c.pin_id FROM corpus.pins AS c JOIN grouped AS g ON c.pin_id = g.pin_id WHERE c.dt = $day
     ),
     acted AS (
-        SELECT a.dt, a.user_id, a.pin_id, coalesce(g.pin_group, a.pin_id) AS pin_group
+        SELECT a.dt, a.user_id, a.pin_id, a.action, coalesce(g.pin_group, a.pin_id) AS pin_group
         FROM staging.actions AS a LEFT JOIN grouped AS g ON a.pin_id = g.pin_id
-        WHERE a.dt BETWEEN $first AND $today AND list_contains($interest, a.action)
+        WHERE a.dt BETWEEN $first AND $today
     ),
     next_actions AS (
         SELECT user_id, pin_group, min(pin_id) AS pin_id FROM acted AS a
-        WHERE dt = $today AND NOT EXISTS (
+        WHERE dt = $today AND list_contains($interest, action) AND NOT EXISTS (
             FROM acted AS b WHERE b.dt <= $day AND b.user_id = a.user_id AND b.pin_group = a.pin_group
         )
         GROUP BY user_id, pin_group
@@ -81,76 +75,6 @@ KNOWN_ACTIONS = f"""
     FROM ({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
     ORDER BY a.user_id, age, a.pin_id
 """
-
-
-@dataclass(frozen=True)
-class Yesterday:
-    """What models may know, for the users to be judged (numbered in the order of ``users``)."""
-
-    users: NDArray[np.int64]
-    corpus_ids: NDArray[np.int64]
-    corpus: NDArray[np.float32]
-    seen: Pairs
-    actions: pl.DataFrame
-    """user (number), pin_row, age; of a user the latest first."""
-    vectors: NDArray[np.float32]
-    """(pins, d), what ``pin_row`` points at."""
-    medoids: pl.DataFrame
-    """user (number), pin_row, share."""
-    popular: NDArray[np.int64]
-    """All corpus rows, the most acted on first."""
-    budget: int
-    decay_per_day: float
-    keys: tuple[int, ...]
-    """Seed and day, for what is random."""
-
-
-def _last_pin(known: Yesterday) -> Pairs:
-    last = known.actions.group_by("user", maintain_order=True).first()
-    return _search(known, last["user"], known.vectors[last["pin_row"].to_numpy()])
-
-
-def _decay_average(known: Yesterday) -> Pairs:
-    users, rows, ages = (known.actions[name].to_numpy() for name in ("user", "pin_row", "age"))
-    averages = decay_averages(known.vectors, rows, ages, offsets_of(users), known.decay_per_day)
-    return _search(known, known.actions["user"].unique(maintain_order=True), averages)
-
-
-def _pinnersage(known: Yesterday) -> Pairs:
-    medoids = known.medoids
-    return _search(known, medoids["user"], known.vectors[medoids["pin_row"].to_numpy()], medoids["share"])
-
-
-def _search(known: Yesterday, users: pl.Series, queries: NDArray[np.float32], shares: pl.Series | None = None) -> Pairs:
-    wanted = np.full(len(queries), known.budget) if shares is None else shares.to_numpy()
-
-    def search(some: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        return exact_search(some, known.corpus, k)[0]
-
-    return nearest_unseen(queries, users.to_numpy(), wanted, len(known.corpus), known.seen, search)
-
-
-def _random(known: Yesterday) -> Pairs:
-    depth = known.budget + int(np.bincount(known.seen.users).max(initial=0))
-    return _unseen(known, random_rows(len(known.corpus), depth, [(*known.keys, user) for user in known.users]))
-
-
-def _popular(known: Yesterday) -> Pairs:
-    return _unseen(known, np.broadcast_to(known.popular, (len(known.users), len(known.popular))))
-
-
-def _unseen(known: Yesterday, candidates: NDArray[np.int64]) -> Pairs:
-    users = np.arange(len(known.users))
-    return first_unseen(candidates, users, np.full(len(users), known.budget), known.seen, len(known.corpus))
-
-
-MODELS: dict[str, Callable[[Yesterday], Pairs]] = {
-    "last_pin": _last_pin,
-    "decay_average": _decay_average,
-    "pinnersage": _pinnersage,
-    "random": _random,
-    "popular": _popular,
-}
 
 
 @dg.asset(
@@ -207,7 +131,7 @@ def _yesterday(
     scope: dict[str, object],
     users: NDArray[np.int64],
     actions: pl.DataFrame,
-) -> Yesterday:
+) -> Knowledge:
     day = scope["day"]
     corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
     pin_ids, vectors = warehouse.read_vectors(
@@ -223,12 +147,14 @@ def _yesterday(
         own = frame.join(numbers, on="user_id", maintain_order="left")
         return own.with_columns(pl.Series(row, np.searchsorted(ids, own[pin].to_numpy())))
 
-    seen = numbered(warehouse.read(SEEN_CORPUS_PINS, scope), "pin_id", corpus_ids, "row")
+    seen_pins = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": scope["first"]})
+    seen = numbered(seen_pins, "pin_id", corpus_ids, "row")
     acted = actions.filter(pl.col("pin_id").is_in(corpus_ids.tolist()))
-    return Yesterday(
+    return Knowledge(
         users=users,
         corpus_ids=corpus_ids,
         corpus=corpus,
+        search=lambda queries, k: exact_search(queries, corpus, k)[0],
         seen=Pairs.of(seen["user"].to_numpy(), seen["row"].to_numpy()),
         actions=numbered(actions, "pin_id", pin_ids, "pin_row"),
         vectors=vectors,
@@ -240,7 +166,7 @@ def _yesterday(
     )
 
 
-def _targets(warehouse: Warehouse, targets: pl.DataFrame, known: Yesterday, today: datetime.date) -> Targets:
+def _targets(warehouse: Warehouse, targets: pl.DataFrame, known: Knowledge, today: datetime.date) -> Targets:
     own = targets.join(
         pl.DataFrame({"user_id": known.users, "user": np.arange(len(known.users))}),
         on="user_id",

@@ -23,7 +23,7 @@ def publications(everything: list[str]) -> dg.AssetsDefinition:
         publication = publish(warehouse, ledger_of="operations.publications")
         context.log.info(f"published {publication.bytes / 1e6:,.0f} MB at {warehouse.published}")
         return dg.MaterializeResult(
-            value=pl.DataFrame({"run_id": [context.run_id], **{k: [v] for k, v in vars(publication).items()}}),
+            value=pl.DataFrame({"run_id": [context.run.run_id], **{k: [v] for k, v in vars(publication).items()}}),
             metadata={"path": dg.MetadataValue.path(warehouse.published)},
         )
 

@@ -21,7 +21,7 @@ from pinnersage_assets.ann.hnsw import (
     open_index,
     save,
 )
-from pinnersage_assets.lineage.users import INTEREST_ACTIONS, window
+from pinnersage_assets.lineage.users import window
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.pinnersage import draw_medoids
 from pinnersage_assets.model.population import batches, offsets_of
@@ -38,18 +38,20 @@ CORPUS_VECTORS = """
     WHERE c.dt = $day ORDER BY c.pin_id
 """
 
-# Corpus pins that a user acted on inside the window, or near-duplicates of such pins: never recommended.
-SEEN_CORPUS_PINS = f"""
+# Corpus pins that a user acted on inside the window, in whatever way (a hidden pin must not come back), or
+# near-duplicates of such pins: never recommended.
+SEEN_CORPUS_PINS = """
     WITH grouped AS (
         SELECT p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
         FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id AND d.dt <= $day
         WHERE p.dt <= $day
     )
     SELECT DISTINCT a.user_id, c.pin_id
-    FROM ({INTEREST_ACTIONS}) AS a
+    FROM staging.actions AS a
     JOIN grouped AS acted ON a.pin_id = acted.pin_id
     JOIN grouped AS same ON acted.pin_group = same.pin_group
     JOIN corpus.pins AS c ON same.pin_id = c.pin_id AND c.dt = $day
+    WHERE a.dt BETWEEN $first AND $day
 """
 
 # Candidate sets are made for so many medoids at once; each brings some hundred rows.
@@ -226,7 +228,7 @@ def recommendations(context: dg.AssetExecutionContext, warehouse: Warehouse, set
     neighbours = warehouse.read(
         "SELECT medoid_pin_id, pin_ids, cosines FROM retrieval.medoid_neighbours WHERE dt = $day", {"day": day}
     )
-    seen = warehouse.read(SEEN_CORPUS_PINS, window(day, settings))
+    seen = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": window(day, settings)["first"]})
     report = log_progress(context.log, "medoids")
     offsets = offsets_of(drawn["user_id"].to_numpy())
 
@@ -242,9 +244,9 @@ def recommendations(context: dg.AssetExecutionContext, warehouse: Warehouse, set
 
 RECALL_IS_HIGH = PartitionCheck(
     "recall_is_high",
-    "The index finds at least the share of the true neighbours that the setting index.recall_floor demands. "
-    "If it does not, raise index.expansion_search or index.expansion_add.",
+    "The index finds at least the share of the true neighbours that the setting index.recall_floor demands.",
     "SELECT dt, recall_at_100 FROM retrieval.hnsw_index WHERE dt BETWEEN $first AND $last AND recall_at_100 < $floor",
+    advice="Raise the setting index.expansion_search or index.expansion_add, and materialise the index again.",
     parameters=lambda settings: {"floor": settings.index.recall_floor},
 )
 

@@ -21,6 +21,9 @@ def keyed_uniform(*keys: int | str | ArrayLike) -> NDArray[np.float64]:
 
     Returns:
         float64, of the broadcast shape of the keys (0-d for scalars).
+
+    Raises:
+        TypeError: a key is neither an integer nor a string.
     """
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
@@ -49,7 +52,10 @@ _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 def _as_uint64(key: int | str | ArrayLike) -> NDArray[np.uint64]:
     if isinstance(key, str):
         return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
-    return np.asarray(key).astype(np.int64).view(np.uint64)
+    integers = np.asarray(key)
+    if integers.dtype.kind not in "iu":
+        raise TypeError(f"keys are integers or strings, not {integers.dtype}: rounding would make different keys equal")
+    return integers.astype(np.int64).view(np.uint64)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -131,7 +131,11 @@ def popular_rows(actions: NDArray[np.int64], corpus_size: int) -> NDArray[np.int
 
 
 def random_rows(corpus_size: int, depth: int, keys: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """For each key ``depth`` different corpus rows at random, a function of the key alone."""
-    depth = min(depth, corpus_size)
-    drawn = [np.random.default_rng(list(key)).choice(corpus_size, depth, replace=False) for key in keys]
-    return np.array(drawn, dtype=np.int64).reshape(len(keys), depth)
+    """For each key ``depth`` different corpus rows at random; a smaller depth gives the first of a larger one's."""
+    drawn = np.empty((len(keys), min(depth, corpus_size)), dtype=np.int64)
+    for row, key in enumerate(keys):
+        # NumPy takes no negative seeds, and an id may be any 64-bit integer.
+        rng = np.random.default_rng([int(part) % 2**64 for part in key])
+        # Of `choice`, what is drawn first would depend on how many are drawn.
+        drawn[row] = rng.permutation(corpus_size)[: drawn.shape[1]]
+    return drawn

@@ -2,38 +2,46 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
-# A blue that is readable on the UI's light and dark backgrounds.
-_COLOUR = "#4f7cff"
+# Readable on the UI's light and dark backgrounds.
+_COLOURS = ("#4f7cff", "#f0883e", "#3fb950")
 _GREY = "#808080"
+_MOST_TICKS = 12
 
 
-def bar_chart(labels: Sequence[object], values: Sequence[float], title: str) -> str:
+def bar_chart(labels: Sequence[object], series: Mapping[str, Sequence[float | None]], title: str) -> str:
     """A bar chart as a Markdown image with the picture inside, for `MetadataValue.md`.
 
     Args:
-        labels: one a bar, drawn in this order.
-        values: their heights; None is drawn as no bar.
+        labels: what each place on the x axis is. Where all are numbers, bars stand at these numbers, so that gaps show.
+        series: heights by name, one a label; at most three. None is drawn as no bar.
         title: says what the bars are.
+
+    Returns:
+        ``![title](data:image/png;base64,...)``
     """
     figure = Figure(figsize=(6, 2.4), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    positions = range(len(labels))
-    axes.bar(positions, [value or 0 for value in values], color=_COLOUR)
-    step = max(1, len(labels) // 12)
-    axes.set_xticks(positions[::step], [str(label) for label in labels[::step]], fontsize=8)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_title(title, fontsize=9)
-    for spine in ("top", "right"):
-        axes.spines[spine].set_visible(False)
-    for part in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        part.set_color(_GREY)
-    axes.tick_params(colors=_GREY)
-    for spine in axes.spines.values():
-        spine.set_color(_GREY)
+    numeric = all(isinstance(label, int | float) for label in labels)
+    places = np.array(labels, dtype=float) if numeric else np.arange(len(labels), dtype=float)
+    step = np.diff(np.unique(places)).min(initial=np.inf)
+    width = 0.8 * (step if np.isfinite(step) else 1.0) / len(series)
+    for number, (name, heights) in enumerate(series.items()):
+        offset = (number - (len(series) - 1) / 2) * width
+        axes.bar(places + offset, [height or 0 for height in heights], width, color=_COLOURS[number], label=name)
+    if not numeric:
+        every = max(1, -(-len(labels) // _MOST_TICKS))
+        axes.set_xticks(places[::every], [str(label) for label in labels[::every]])
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False, labelcolor=_GREY)
+    axes.set_title(title, fontsize=9, color=_GREY)
+    axes.tick_params(colors=_GREY, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(_GREY)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", transparent=True)
     return f"![{title}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"

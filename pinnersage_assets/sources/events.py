@@ -1,19 +1,19 @@
 """The importer of event logs: a CSV or Parquet file with a user, an item and a time becomes landing folders.
 
-What belongs here: reading such a file, numbering what is not an integer, finding item vectors, and accounting
-for every row. What does not: what a particular data set means by its columns (see ``online_retail``). A file
-is held in memory.
+What belongs here: finding item vectors, writing the days, and accounting for every row. What does not: reading a file
+(``event_files``), numbering what is not an integer (``dictionaries``), what a particular data set means by its columns
+(``online_retail``). A file is held in memory.
 """
 
 import datetime
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from polars.exceptions import PanicException, PolarsError
 
 from pinnersage_assets.model.cooccurrence import cooccurrence_vectors
+from pinnersage_assets.sources.dictionaries import dictionary_path, extended_dictionary, numbers
+from pinnersage_assets.sources.event_files import id_text, is_parquet, read_table, require_columns, timestamps
 from pinnersage_assets.sources.landing import (
     LandingSource,
     day_folder,
@@ -21,16 +21,6 @@ from pinnersage_assets.sources.landing import (
     write_day,
     write_parquet_atomically,
 )
-
-# Numeric times are seconds from 1973-03-03 on, up to the number that means the same day in milliseconds. So a
-# number has one reading, and a date written 20260131, a year or a row number has none.
-_EPOCH_SECONDS = (1e8, 1e11)
-_EPOCH_MILLISECONDS = (1e11, 1e14)
-_ISO_TIME = (
-    r"^\s*(?<date>\d{4}-\d{2}-\d{2})(?:[T ](?<minute>\d{2}:\d{2})(?<second>:\d{2})?(?<fraction>\.\d{1,9})?)?"
-    r"\s*(?<zone>Z|[+-]\d{2}(?::?\d{2})?)?\s*$"
-)
-_INTEGER = r"^(0|-?[1-9]\d{0,18})$"
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,7 @@ def import_events(
     table = read_table(source)
     columns = [user_column, item_column, time_column, action_column, title_column, basket_column]
     require_columns(table, [column for column in columns if column is not None], source)
-    time, time_problem = timestamps(table[time_column], numbers_are_text=not _is_parquet(source))
+    time, time_problem = timestamps(table[time_column], numbers_are_text=not is_parquet(source))
     nothing = pl.repeat(None, table.height, dtype=pl.String, eager=True)
     events = pl.DataFrame(
         {
@@ -199,10 +189,10 @@ def land_events(
 
     days = accepted["day"].unique().sort().to_list()
     other_days = _other_days(folder, days, replace)
-    users = _dictionary(folder, "users", accepted["user"], other_days)
-    items = _dictionary(folder, "items", accepted["item"], other_days)
+    users = extended_dictionary(folder, "users", accepted["user"], other_days)
+    items = extended_dictionary(folder, "items", accepted["item"], other_days)
     accepted = accepted.with_columns(
-        _numbers(accepted["user"], users).alias("user_id"), _numbers(accepted["item"], items).alias("pin_id")
+        numbers(accepted["user"], users).alias("user_id"), numbers(accepted["item"], items).alias("pin_id")
     )
     catalogue = _catalogue(accepted)
     landed = _landed_pins(folder, other_days)
@@ -213,7 +203,7 @@ def land_events(
 
     for name, dictionary in (("users", users), ("items", items)):
         if dictionary is not None:
-            write_parquet_atomically(dictionary, _dictionary_path(folder, name))
+            write_parquet_atomically(dictionary, dictionary_path(folder, name))
     _write_refused(events, originals, source_name, folder)
     _write_days(folder, "pins", days, pins)
     _write_days(folder, "actions", days, accepted.select("day", "user_id", "pin_id", "action", "ts"))
@@ -233,125 +223,6 @@ def land_events(
     )
 
 
-def read_table(source: Path) -> pl.DataFrame:
-    """Read the whole file; all columns of a CSV file are text, so that nothing is guessed from a few rows.
-
-    Raises:
-        ValueError: the file is missing, of an unknown format, or cannot be read.
-    """
-    if not source.is_file():
-        raise ValueError(f"{source} is not a file")
-    try:
-        if _is_parquet(source):
-            return pl.read_parquet(source, glob=False, hive_partitioning=False)
-        if source.name.lower().endswith((".csv", ".csv.gz")):
-            return pl.read_csv(source, infer_schema=False, glob=False)
-    except (PolarsError, PanicException, OSError) as error:
-        expected = "Parquet" if _is_parquet(source) else "comma-separated UTF-8 with a header"
-        raise ValueError(f"{source} cannot be read as {expected}: {error}") from error
-    raise ValueError(f"{source} is of an unknown format; it must end in .csv, .csv.gz or .parquet")
-
-
-def require_columns(table: pl.DataFrame, columns: Sequence[str], source: Path) -> None:
-    """Raise a ValueError, which says which columns are missing, and which there are."""
-    if missing := [column for column in columns if column not in table.columns]:
-        raise ValueError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns) or 'none'}")
-
-
-def id_text(values: pl.Series) -> pl.Series:
-    """Return ids as text, the same text whatever type a file gives them; blank text and NaN are null.
-
-    Floats that are all whole are integers: so pandas writes integers among which some are missing.
-
-    Raises:
-        ValueError: the type is one that cannot be an id, such as a list.
-    """
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-        if (values.is_null() | ((values == values.floor()) & (values.abs() <= 2.0**53))).all():
-            values = values.cast(pl.Int64)
-    elif values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
-        raise ValueError(f"column {values.name} is {values.dtype}; it must be text, integers or the like")
-    text = values.cast(pl.String)
-    return text.set(text.str.strip_chars() == "", None)
-
-
-def timestamps(values: pl.Series, numbers_are_text: bool) -> tuple[pl.Series, pl.Series]:
-    """Read times as Datetime (microseconds, UTC), and why there is none: time_missing, _unparseable,
-    _out_of_range or null.
-
-    Args:
-        values: timestamps, dates, ISO 8601 text, or numbers of seconds or milliseconds since 1970.
-        numbers_are_text: text may also hold such numbers, because the file has no types.
-
-    Raises:
-        ValueError: the column is of another type.
-    """
-    dtype = values.dtype
-    if isinstance(dtype, pl.Datetime):
-        # With a zone or without, what is stored counts from 1970 in UTC. (Polars panics on years that it cannot show.)
-        time = values.to_physical().cast(pl.Datetime(dtype.time_unit)).cast(pl.Datetime("us"), strict=False)
-        read = values.is_not_null()
-    elif dtype in (pl.Date, pl.Null):
-        time = values.cast(pl.Datetime("us"))
-        read = values.is_not_null()
-    elif dtype.is_numeric():
-        values = values.cast(pl.Float64).fill_nan(None)
-        time, read = _epoch(values), values.is_not_null()
-    elif isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
-        values = id_text(values)
-        numbers = (
-            values.cast(pl.Float64, strict=False)
-            if numbers_are_text
-            else pl.repeat(None, values.len(), dtype=pl.Float64, eager=True)
-        )
-        time = pl.select(pl.coalesce(_iso_time(values), _epoch(numbers))).to_series()
-        read = time.is_not_null() | numbers.is_finite().fill_null(False)
-    else:
-        raise ValueError(f"column {values.name} is {dtype}; times must be timestamps, dates, ISO 8601 text or numbers")
-    in_range = time.is_between(datetime.datetime.min, datetime.datetime.max).fill_null(False)
-    problem = pl.select(
-        pl.when(values.is_null())
-        .then(pl.lit("time_missing"))
-        .when(~read)
-        .then(pl.lit("time_unparseable"))
-        .when(~in_range)
-        .then(pl.lit("time_out_of_range"))
-    ).to_series()
-    return time.set(~in_range, None), problem
-
-
-def _epoch(numbers: pl.Series) -> pl.Series:
-    microseconds = (
-        pl.when(numbers.is_between(*_EPOCH_SECONDS, closed="left"))
-        .then(numbers * 1e6)
-        .when(numbers.is_between(*_EPOCH_MILLISECONDS, closed="left"))
-        .then(numbers * 1e3)
-    )
-    return pl.select(microseconds.round().cast(pl.Int64).cast(pl.Datetime("us"))).to_series()
-
-
-def _iso_time(text: pl.Series) -> pl.Series:
-    # One column may mix days, minutes, fractions and zones: bring them to one form, as one format reads one
-    # form.
-    parts = text.str.extract_groups(_ISO_TIME).struct.unnest()
-    zone = pl.col("zone").replace("Z", "+00:00").fill_null("+00:00")
-    form = pl.concat_str(
-        pl.col("date"),
-        pl.lit(" "),
-        pl.col("minute").fill_null("00:00"),
-        pl.col("second").fill_null(":00"),
-        pl.col("fraction").fill_null(".0"),
-        pl.when(zone.str.len_chars() == 3).then(zone + "00").otherwise(zone),
-    )
-    time = form.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", time_unit="us", time_zone="UTC", strict=False)
-    return parts.select(time.dt.replace_time_zone(None)).to_series()
-
-
-def _is_parquet(source: Path) -> bool:
-    return source.name.lower().endswith((".parquet", ".pq"))
-
-
 def _other_days(folder: Path, days: list[datetime.date], replace: bool) -> list[datetime.date]:
     """Return the landed days that this import leaves alone, or raise if it would overwrite any unasked."""
     written = {*landed_days(folder, "actions"), *landed_days(folder, "pins")}
@@ -362,42 +233,6 @@ def _other_days(folder: Path, days: list[datetime.date], replace: bool) -> list[
             f"{existing[-1]}); ask to replace them, or import into another data directory"
         )
     return sorted(written.union(landed_days(folder, "impressions")).difference(days))
-
-
-def _dictionary_path(folder: Path, name: str) -> Path:
-    return folder / "dictionaries" / f"{name}.parquet"
-
-
-def _dictionary(folder: Path, name: str, originals: pl.Series, other_days: list[datetime.date]) -> pl.DataFrame | None:
-    """Give originals numbers: (id Int64, original String); None if all are integers, which stay."""
-    path = _dictionary_path(folder, name)
-    if path.exists():
-        dictionary = read_table(path)
-    elif _are_integers(originals):
-        return None
-    elif other_days:
-        raise ValueError(
-            f"{folder} has days ({other_days[0]} and others) whose {name} have integer ids of their own, which "
-            f"numbers for ids such as {originals[0]!r} could collide with: import into another data directory"
-        )
-    else:
-        dictionary = pl.DataFrame(schema={"id": pl.Int64, "original": pl.String})
-    new = originals.unique(maintain_order=True).to_frame("original").join(dictionary, on="original", how="anti")
-    first = (dictionary["id"].max() + 1) if dictionary.height else 0
-    ids = pl.int_range(first, first + new.height, dtype=pl.Int64, eager=True).alias("id")
-    return pl.concat([dictionary, new.select(ids, "original")])
-
-
-def _are_integers(texts: pl.Series) -> bool:
-    return bool(texts.str.contains(_INTEGER).all()) and texts.cast(pl.Int64, strict=False).null_count() == 0
-
-
-def _numbers(originals: pl.Series, dictionary: pl.DataFrame | None) -> pl.Series:
-    """Return the ids of originals, null where there is none."""
-    if dictionary is None:
-        return originals.set(~originals.str.contains(_INTEGER), None).cast(pl.Int64, strict=False)
-    known = originals.to_frame("original").join(dictionary, on="original", how="left", maintain_order="left")
-    return known["id"]
 
 
 def _catalogue(accepted: pl.DataFrame) -> pl.DataFrame:
@@ -462,7 +297,7 @@ def _vectors(
 
 
 def _vectors_of_file(path: Path, item_column: str, items: pl.DataFrame | None) -> pl.DataFrame:
-    if not _is_parquet(path):
+    if not is_parquet(path):
         raise ValueError(f"{path}: vectors must be a Parquet file with the columns {item_column} and embedding")
     table = read_table(path)
     require_columns(table, [item_column, "embedding"], path)
@@ -477,7 +312,7 @@ def _vectors_of_file(path: Path, item_column: str, items: pl.DataFrame | None) -
             f"{path}: {item_column} {originals.filter(originals.is_duplicated())[0]!r} has several vectors; keep one"
         )
     numbered = pl.DataFrame(
-        {"pin_id": _numbers(originals, items), "embedding": table["embedding"].cast(pl.List(pl.Float32))}
+        {"pin_id": numbers(originals, items), "embedding": table["embedding"].cast(pl.List(pl.Float32))}
     )
     return numbered.filter(pl.col("embedding").is_not_null())
 

@@ -14,15 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
-from pinnersage_assets.sources.events import (
-    ImportReport,
-    VectorOptions,
-    id_text,
-    land_events,
-    read_table,
-    require_columns,
-    timestamps,
-)
+from pinnersage_assets.sources.event_files import id_text, read_table, require_columns, timestamps
+from pinnersage_assets.sources.events import ImportReport, VectorOptions, land_events
 
 _COLUMNS = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID")
 # Postage, carriage, manual entries, discounts, samples, bad debts, adjustments, fees, commissions, tests and

@@ -27,13 +27,15 @@ class PartitionCheck:
     """A check of the partitions of a table.
 
     ``failures`` is a query for the rows that break it, with a column ``dt`` that says in which partition. It may use
-    the parameters ``$first`` and ``$last`` (the days that were written) and those that ``parameters`` gives.
+    the parameters ``$first`` and ``$last`` (the days that were written) and those that ``parameters`` gives. ``advice``
+    says what to do when it fails; ``{day}`` in it is the first day that does.
     """
 
     name: str
     description: str
     failures: str
     blocking: bool = True
+    advice: str = ""
     reads: tuple[str, ...] = ()
     parameters: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
 
@@ -85,7 +87,9 @@ def _check_of_test(table: Table, test: TableTest, table_of_model: Mapping[str, s
     return PartitionCheck(test.name, description, failures, test.blocking, reads)
 
 
-def table_checks(table: Table, checks: Sequence[PartitionCheck]) -> dg.AssetChecksDefinition:
+def table_checks(
+    table: Table, checks: Sequence[PartitionCheck], partitions_def: dg.PartitionsDefinition
+) -> dg.AssetChecksDefinition:
     """One step that evaluates all checks of a table and enters the result in the ledger."""
     key = dg.AssetKey([table.schema, table.name])
     specs = [
@@ -94,6 +98,7 @@ def table_checks(table: Table, checks: Sequence[PartitionCheck]) -> dg.AssetChec
             asset=key,
             description=check.description,
             blocking=check.blocking,
+            partitions_def=partitions_def,
             additional_deps=[dg.AssetKey(other.split(".")) for other in check.reads if other != table.key],
         )
         for check in checks
@@ -138,15 +143,23 @@ def _evaluate(
     )
     # Only now, and only a few: a broken partition may have millions of broken rows.
     some = connection.sql(f"FROM ({check.failures}) LIMIT {_EXAMPLES}", params=used).pl() if counts else pl.DataFrame()
-    examples = "\n".join(f"- {row}" for row in some.to_dicts())
     failing = sum(counts.values())
+    metadata: dict[str, Any] = {"failing rows": failing}
+    if counts:
+        records = [dg.TableRecord({name: str(value) for name, value in row.items()}) for row in some.to_dicts()]
+        metadata["examples"] = dg.MetadataValue.table(records)
     return (
         dg.AssetCheckResult(
             check_name=check.name,
             passed=not counts,
             severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
-            description=f"{check.description} {failing} rows break it." if counts else None,
-            metadata={"failing rows": failing} | ({"examples": dg.MetadataValue.md(examples)} if examples else {}),
+            description=_verdict(check, failing, min(counts)) if counts else None,
+            metadata=metadata,
         ),
         set(counts),
     )
+
+
+def _verdict(check: PartitionCheck, failing: int, first_day: datetime.date) -> str:
+    rows = "1 row breaks" if failing == 1 else f"{failing:,} rows break"
+    return f"{check.description} {rows} it, first on {first_day}. {check.advice.format(day=first_day)}".strip()

@@ -36,6 +36,19 @@ class Warehouse(DuckDBResource):
         """The data directory that the warehouse is part of."""
         return Path(self.database).parents[1]
 
+    def existing_file(self) -> Path:
+        """The database file.
+
+        Raises:
+            FileNotFoundError: nothing has been written yet.
+        """
+        path = Path(self.database)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist yet: materialise something first (`make demo`, or raw in the UI)"
+            )
+        return path
+
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write. Keep it for the write alone.
@@ -55,10 +68,7 @@ class Warehouse(DuckDBResource):
             FileNotFoundError: nothing has been written yet.
             WarehouseLockedError: another process wrote for the whole timeout.
         """
-        if not Path(self.database).exists():
-            raise FileNotFoundError(
-                f"{self.database} does not exist yet: materialise something first (`make demo`, or raw in the UI)"
-            )
+        self.existing_file()
         with self._connect(read_only=True) as connection:
             yield connection
 

@@ -23,7 +23,6 @@ from pinnersage_assets.warehouse.figures import partition_metadata
 from pinnersage_assets.warehouse.ledger import record_partitions
 from pinnersage_assets.warehouse.tables import Table, all_tables
 
-
 # A run that is killed leaves its scratch folder behind; no run leaves one untouched for this long and still needs it.
 _ABANDONED_AFTER_SECONDS = 7 * 24 * 3600
 
@@ -156,16 +155,16 @@ def _source_query(
         # A variable, not a literal: a path may hold a quote.
         connection.execute("SET VARIABLE incoming_files = $files", {"files": [str(path) for path in rows.paths]})
         # Columns come from the files alone: a folder of the data directory may be called `dt=...` too.
-        read = "read_parquet(getvariable('incoming_files'), hive_partitioning = false)"
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW incoming AS FROM {read}")
+        incoming = "read_parquet(getvariable('incoming_files'), hive_partitioning = false)"
     else:
         connection.register("incoming", rows)
-    found = {name for name, *_ in connection.execute("DESCRIBE incoming").fetchall()}
+        incoming = "incoming"
+    found = {name for name, *_ in connection.execute(f"DESCRIBE FROM {incoming}").fetchall()}
     wanted = {column.name for column in table.columns}
     if "dt" not in found and len(days) == 1:
-        query, found = f"SELECT DATE '{days[0]}' AS dt, * FROM incoming", found | {"dt"}
+        query, found = f"SELECT DATE '{days[0]}' AS dt, * FROM {incoming}", found | {"dt"}
     else:
-        query = "FROM incoming"
+        query = f"FROM {incoming}"
     if found != wanted:
         raise ValueError(
             f"rows for {table.key} do not fit the table: missing columns {sorted(wanted - found)}, "
@@ -208,7 +207,8 @@ class PartitionIOManager(dg.ConfigurableIOManager):
             if isinstance(obj, ParquetFiles):
                 obj.delete()
         with self.warehouse.get_reader() as connection:
-            context.add_output_metadata(partition_metadata(connection, table, days))
+            for day, metadata in partition_metadata(connection, table, days).items():
+                context.step_context.add_asset_metadata(metadata, context.asset_key, day.isoformat())
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """The rows of the partitions that the downstream partition reads."""

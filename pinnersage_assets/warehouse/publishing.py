@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.ledger import unpublishable
+from pinnersage_assets.warehouse.ledger import has_ledger, unpublishable
 
 # How many partitions an error message lists.
 _LISTED = 10
@@ -48,16 +48,19 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Only one process at a time gets here with the lock, so one name does, and a killed run's file is replaced.
     temporary = target.with_name(f".{target.name}.tmp")
-    # The connection is held until the copy has its name: nobody else can write or publish meanwhile. The warehouse's
-    # file is opened before and closed after it, because closing any descriptor of a file drops the process's lock on it.
-    with warehouse.open_file() as source, warehouse.get_connection() as connection:
+    # The connection is held until the copy has its name: nobody else can write or publish meanwhile. The file itself is
+    # opened before it and closed after it, because closing any descriptor of a file drops the process's locks on it.
+    with warehouse.existing_file().open("rb") as source, warehouse.get_connection() as connection:
+        if not has_ledger(connection):
+            raise NotPublishableError(f"not published: nothing has been written to {warehouse.database} yet")
         bad = unpublishable(connection, except_table=ledger_of)
         if bad:
             listed = ", ".join(f"{p.table} {p.day} ({p.status})" for p in bad[:_LISTED])
             more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
             raise NotPublishableError(
-                f"not published: {listed}{more}. Look at their checks in the UI, mend the input and "
-                f"materialise them again together with their checks. {target} is as it was."
+                f"not published: {listed}{more}. Their checks in the UI say what is wrong. Mend it, then materialise "
+                f"them again, with `make backfill FROM={bad[0].day} TO={bad[0].day}` if a gap was the cause. {target} "
+                "is as it was."
             )
         tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE NOT temporary").fetchall()[0][0]
         connection.execute("FORCE CHECKPOINT")

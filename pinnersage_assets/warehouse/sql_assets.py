@@ -42,7 +42,7 @@ def sql_asset(
         ],
         kinds={"sql"},
         code_version=model.version,
-        description=f"{model.table.description}\n\n`{model.path.name}`\n\n```sql\n{model.path.read_text()}```",
+        description=f"{model.table.description}\n\n`{'/'.join(model.path.parts[-3:])}`\n\n```sql\n{model.path.read_text()}```",
     )
     def compute(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> ParquetFiles:
         days = days_of(context)

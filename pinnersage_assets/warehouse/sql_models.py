@@ -14,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import yaml
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-from pinnersage_assets.warehouse.tables import MODEL_SCHEMAS, SQL_FOLDER, Table, load_models, load_sources
+from pinnersage_assets.warehouse.tables import (
+    MODEL_SCHEMAS,
+    SQL_FOLDER,
+    SchemaError,
+    Table,
+    load_models,
+    load_sources,
+    load_variables,
+)
 
-_JINJA = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+_JINJA = SandboxedEnvironment(undefined=StrictUndefined)
+# Neither dict() nor range(): a model says ref(), source() and var(), and nothing else.
+_JINJA.globals.clear()
 
 
 class SqlModelError(ValueError):
@@ -51,8 +60,7 @@ class _Folder:
 
     def __init__(self, folder: Path) -> None:
         self.sources = load_sources(folder)
-        project = yaml.safe_load((folder / "dbt_project.yml").read_text(encoding="utf-8"))
-        self.variables: Mapping[str, Any] = project.get("vars", {})
+        self.variables = load_variables(folder)
         self.files: dict[str, tuple[Table, Path]] = {}
         self.loaded: dict[str, SqlModel] = {}
         for schema in MODEL_SCHEMAS:
@@ -108,8 +116,15 @@ class _Folder:
 
         try:
             text = _JINJA.from_string(path.read_text(encoding="utf-8").strip()).render(ref=ref, source=source, var=var)
-        except TemplateError as error:
+        except SqlModelError:
+            raise
+        except Exception as error:
+            # A template can fail in any way that an expression can.
             raise SqlModelError(f"{path}: {error}. Models may use ref(), source() and var() only") from error
+        if unread := set(table.meta.get("reads", {})) - reads:
+            raise SqlModelError(
+                f"{path} does not read {', '.join(sorted(unread))}, which its schema.yml names under `meta: reads`"
+            )
         self.loaded[name] = SqlModel(table, path, text, frozenset(reads))
         return self.loaded[name]
 
@@ -119,6 +134,7 @@ def load_sql_models(folder: Path = SQL_FOLDER) -> Mapping[str, SqlModel]:
     """The SQL models of a folder, by key such as ``staging.pins``, each after those that it reads.
 
     Raises:
+        SchemaError: a schema.yml or dbt_project.yml cannot be used.
         SqlModelError: a model is not described, refers to something that is not declared, reads a table without
             declaring it, is part of a cycle, is not a query that DuckDB accepts, or gives other columns than described.
     """
@@ -127,10 +143,17 @@ def load_sql_models(folder: Path = SQL_FOLDER) -> Mapping[str, SqlModel]:
         files.load(name)
     # `loaded` is in the order in which loading finished: each model after those that it refers to.
     models = {model.table.key: model for model in files.loaded.values() if not model.table.ephemeral}
-    with duckdb.connect(":memory:", config={"python_enable_replacements": False}) as connection:
+    # Without external access: a file that a model reads would be missing from its lineage.
+    config = {"python_enable_replacements": False, "enable_external_access": False}
+    with duckdb.connect(":memory:", config=config) as connection:
         for table in [*files.sources.values(), *(model.table for model in models.values())]:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {table.schema}")
-            connection.execute(table.definition(files.variables["dimensions"]))
+            try:
+                connection.execute(table.definition(files.variables["dimensions"]))
+            except duckdb.Error as error:
+                raise SchemaError(
+                    f"{table.described_in}: {table.name} is not a table that DuckDB accepts: {error}"
+                ) from error
         for model in models.values():
             _check_against_duckdb(connection, model, files.variables)
     return models
@@ -154,5 +177,3 @@ def _check_against_duckdb(connection: duckdb.DuckDBPyConnection, model: SqlModel
     if given != wanted:
         differences = sorted(given.items() ^ wanted.items())
         raise SqlModelError(f"{model.path} gives other columns than its schema.yml describes: {differences}")
-    if wanted.get("dt") != "DATE":
-        raise SqlModelError(f"{model.path} has no column dt: every table is partitioned by day")

@@ -5,7 +5,7 @@ dbt sources, tables that SQL models write as dbt models. Assets, checks and the 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import yaml
 
 SQL_FOLDER = Path(__file__).parents[2] / "dbt_like_sql"
 MODEL_SCHEMAS = ("staging", "marts")
+# What a run tells its models: its days, and the length of embeddings.
+RUN_VARIABLES = {"first_dt", "last_dt", "dimensions"}
 
 
 class SchemaError(ValueError):
@@ -54,6 +56,7 @@ class Table:
 
     schema: str
     name: str
+    described_in: Path
     description: str
     columns: tuple[Column, ...]
     tests: tuple[TableTest, ...]
@@ -81,48 +84,79 @@ def all_tables() -> Mapping[str, Table]:
 def load_sources(folder: Path = SQL_FOLDER) -> dict[str, Table]:
     """The tables that Python assets write, by key."""
     path = folder / "sources" / "schema.yml"
-    tables = {}
-    for source in _load_yaml(path).get("sources", []):
-        for entry in source["tables"]:
-            table = _table(path, source["name"], entry)
-            tables[table.key] = table
-    return tables
+    return _by_name(
+        path,
+        lambda content: [
+            (f"{source['name']}.{entry['name']}", _table(path, source["name"], entry))
+            for source in content["sources"]
+            for entry in source["tables"]
+        ],
+    )
 
 
 def load_models(folder: Path, schema: str) -> dict[str, Table]:
     """The tables that the SQL models of one folder write, by model name."""
     path = folder / schema / "schema.yml"
-    return {entry["name"]: _table(path, schema, entry) for entry in _load_yaml(path).get("models", [])}
+    return _by_name(path, lambda content: [(entry["name"], _table(path, schema, entry)) for entry in content["models"]])
+
+
+def load_variables(folder: Path) -> Mapping[str, Any]:
+    """The variables that models may use, with the values that they have outside of a run."""
+    path = folder / "dbt_project.yml"
+    variables = _load_yaml(path).get("vars")
+    if not isinstance(variables, dict) or not variables.keys() >= RUN_VARIABLES:
+        raise SchemaError(f"{path} must give values to the vars {', '.join(sorted(RUN_VARIABLES))}")
+    return variables
+
+
+def _by_name(path: Path, tables: Callable[[dict[str, Any]], list[tuple[str, Table]]]) -> dict[str, Table]:
+    content = _load_yaml(path)
+    try:
+        named = tables(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        # Something is missing, or has another form than dbt's: a list where names should be, or the other way round.
+        raise SchemaError(f"{path} is not laid out as dbt's schema files are ({error!r})") from error
+    names = [name for name, _ in named]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise SchemaError(f"{path} describes {', '.join(sorted(repeated))} twice")
+    return dict(named)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SchemaError(f"{path} does not exist: every folder of SQL models needs one") from error
-    except yaml.YAMLError as error:
+        raise SchemaError(f"{path} does not exist") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SchemaError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SchemaError(f"{path} must be a mapping of names to values")
+    return content
 
 
 def _table(path: Path, schema: str, entry: Mapping[str, Any]) -> Table:
-    name = entry["name"]
+    name, config = entry["name"], entry.get("config", {})
+    if not entry.get("description"):
+        raise SchemaError(f"{path}: {name} has no description")
     columns, tests = [], []
     for column in entry.get("columns", []):
-        try:
-            columns.append(Column(column["name"], column["data_type"].upper(), column["description"].strip()))
-        except KeyError as error:
-            raise SchemaError(f"{path}: column {column.get('name')!r} of {name} has no {error.args[0]}") from error
+        if missing := [key for key in ("name", "data_type", "description") if not column.get(key)]:
+            raise SchemaError(f"{path}: column {column.get('name')!r} of {name} has no {' and no '.join(missing)}")
+        columns.append(Column(column["name"], column["data_type"].upper(), column["description"].strip()))
         tests += [_test(path, name, test, column["name"]) for test in column.get("data_tests", [])]
     tests += [_test(path, name, test, None) for test in entry.get("data_tests", [])]
-    config = entry.get("config", {})
+    ephemeral = config.get("materialized") == "ephemeral"
+    if not ephemeral and ("dt", "DATE") not in {(column.name, column.type) for column in columns}:
+        raise SchemaError(f"{path}: {name} has no column dt of type date: every table is partitioned by day")
     return Table(
         schema,
         name,
-        " ".join(entry.get("description", "").split()),
+        path,
+        " ".join(entry["description"].split()),
         tuple(columns),
         tuple(tests),
         config.get("meta", {}),
-        ephemeral=config.get("materialized") == "ephemeral",
+        ephemeral=ephemeral,
     )
 
 
@@ -136,4 +170,6 @@ def _test(path: Path, table: str, test: str | Mapping[str, Any], column: str | N
     if expression is None or set(arguments) != needed[kind]:
         raise SchemaError(f"{path}: test {kind} of {table} needs the arguments {sorted(needed[kind]) or 'none'}")
     severity = details.get("config", {}).get("severity", "error")
+    if severity not in ("error", "warn"):
+        raise SchemaError(f"{path}: test {kind} of {table} has the severity {severity!r}; it must be error or warn")
     return TableTest(kind, expression, arguments, blocking=severity == "error")

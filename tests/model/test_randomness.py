@@ -76,3 +76,8 @@ def test_normal_numbers_are_normal_and_keyed():
     numbers = keyed_normal("noise", np.arange(100_000))
     assert kstest(numbers, "norm").pvalue > 0.001
     np.testing.assert_array_equal(keyed_normal("noise", np.arange(100)), numbers[:100])
+
+
+def test_keys_that_would_be_rounded_are_refused():
+    with pytest.raises(TypeError, match="float64"):
+        keyed_uniform(0.5)

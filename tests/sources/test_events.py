@@ -5,7 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pinnersage_assets.sources.events import import_events, timestamps
+from pinnersage_assets.sources.event_files import timestamps
+from pinnersage_assets.sources.events import import_events
 from pinnersage_assets.sources.landing import LandingSource, landed_days
 
 FIRST = datetime.date(2026, 3, 1)

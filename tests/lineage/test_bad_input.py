@@ -1,0 +1,260 @@
+"""Bad and missing input through the real graph: a clear error or a rejected row, and the rest goes on."""
+
+import datetime
+import json
+import math
+import re
+
+import duckdb
+import polars as pl
+import pytest
+from world import World, failures, on, small_settings
+
+from pinnersage_assets.warehouse.tables import all_tables
+
+NOON = datetime.datetime(2026, 1, 1, 12)
+ONE_DAY = datetime.timedelta(days=1)
+ASSETS = [table for table in all_tables() if table != "operations.partitions"]
+
+
+def at(offset, hours=0):
+    return NOON + offset * ONE_DAY + datetime.timedelta(hours=hours)
+
+
+def action_frame(*rows):
+    schema = {"user_id": pl.Int64, "pin_id": pl.Int64, "action": pl.String, "ts": pl.Datetime("us")}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def pin_frame(*rows):
+    schema = {"pin_id": pl.Int64, "created_at": pl.Datetime("us"), "embedding": pl.List(pl.Float32)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def impression_frame(*rows):
+    return pl.DataFrame(rows, schema={"user_id": pl.Int64, "pin_id": pl.Int64, "ts": pl.Datetime("us")}, orient="row")
+
+
+def axis(n, length=2.0):
+    return tuple(length * (i == n) for i in range(4))
+
+
+def between(a, b):
+    return tuple(float(i in (a, b)) for i in range(4))
+
+
+GOOD_PINS = [(pin, at(0), vector) for pin, vector in enumerate([*map(axis, range(4)), between(0, 1), between(2, 3)], 1)]
+BAD_PINS = {
+    (None, at(0), axis(0)): "pin_id is null",
+    (-1, at(0), axis(0)): "pin_id -1 is reserved",
+    (11, None, axis(0)): "created_at is null",
+    (12, at(1), axis(0)): "created_at is after the day of its partition",
+    (13, at(0), None): "embedding is null",
+    (14, at(0), (1.0, 0.0, 0.0)): "embedding has length 3, not 4",
+    (15, at(0), ()): "embedding has length 0, not 4",
+    (16, at(0), (1.0, None, 0.0, 0.0)): "embedding holds a null",
+    (17, at(0), (1.0, math.nan, 0.0, 0.0)): "embedding holds NaN or infinity",
+    (18, at(0), (math.inf, 0.0, 0.0, 0.0)): "embedding holds NaN or infinity",
+    (19, at(0), (0.0, 0.0, 0.0, 0.0)): "embedding is all zero",
+    (1, at(0), (0.0, 0.0, 0.0, 1.0)): "the pin is known already, and its embedding is fixed",
+}
+GOOD_ACTIONS = [
+    (1, 1, "repin", at(0)),
+    (1, 1, "repin", at(0, 1)),
+    (1, 3, "click", at(0)),
+    (2, 2, "repin", at(0, 11)),  # a user with one action
+    (3, 999, "repin", at(0)),  # on a pin that never lands
+    (4, 999, "repin", at(0)),
+    (4, 4, "click", at(0)),
+    (5, 2, "hide", at(0)),
+    *((6, pin, "click", at(0)) for pin in range(1, 7)),  # everything that there is
+]
+BAD_ACTIONS = {
+    (None, 1, "repin", at(0)): "user_id is null",
+    (1, None, "repin", at(0)): "pin_id is null",
+    (1, -1, "repin", at(0)): "pin_id -1 is reserved",
+    (1, 1, None, at(0)): "action is null",
+    (1, 1, "repin", None): "ts is null",
+    (1, 1, "repin", at(400)): "ts is after the day of its partition",
+    (1, 1, "repin", datetime.datetime(2026, 1, 2)): "ts is after the day of its partition",
+    (1, 1, "repin", datetime.datetime(2025, 12, 31, 23, 59, 59, 999999)): "ts is before the day of its partition",
+    (1, 3, "click", at(0)): "duplicate of another row of the day",
+}
+BAD_IMPRESSIONS = {
+    (None, 1, at(0)): "user_id is null",
+    (1, None, at(0)): "pin_id is null",
+    (1, 1, None): "ts is null",
+    (1, 1, at(1)): "ts is after the day of its partition",
+    (1, 1, at(-1)): "ts is before the day of its partition",
+    (1, 1, at(0)): "duplicate of another row of the day",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Day 0 with every bad row, day 1 without any folder, day 2 with an empty file, day 3 ordinary; read-only."""
+    world = World.new(tmp_path_factory.mktemp("bad") / "data", small_settings(), kind="landing")
+    world.land("pins", on(0), pin_frame(*GOOD_PINS, *BAD_PINS))
+    world.land("actions", on(0), action_frame(*GOOD_ACTIONS, *BAD_ACTIONS))
+    world.land("impressions", on(0), impression_frame((1, 1, at(0)), *BAD_IMPRESSIONS))
+    world.land("pins", on(2), pin_frame((7, at(2), between(1, 2)), (2, at(2), axis(0))))
+    world.land("actions", on(2), action_frame())
+    world.land(
+        "actions",
+        on(3),
+        action_frame((1, 7, "repin", at(3)), (2, 2, "repin", at(3)), (3, 1, "click", at(3)), (6, 999, "repin", at(3))),
+    )
+    for day in map(on, range(4)):
+        assert failures(world.run("daily", day)) == {}
+    return world
+
+
+@pytest.mark.parametrize("day", range(4))
+def test_the_whole_lineage_of_every_day_passes_and_is_published(world, day):
+    assert {table: world.status(table, on(day)) for table in ASSETS} == dict.fromkeys(ASSETS, "passed")
+    with duckdb.connect(str(world.data / "published" / "pinnersage.duckdb"), read_only=True) as connection:
+        assert connection.sql(f"SELECT rows FROM operations.partitions WHERE dt = '{on(day)}'").fetchall()
+
+
+def rejected(world, source):
+    rows = world.partition("staging.rejected", on(0)).filter(source=source)
+    return sorted((reason, str(json.loads(row).get("pin_id"))) for reason, row in rows.select("reason", "row").rows())
+
+
+@pytest.mark.parametrize(
+    ("source", "bad", "pin"), [("actions", BAD_ACTIONS, 1), ("impressions", BAD_IMPRESSIONS, 1), ("pins", BAD_PINS, 0)]
+)
+def test_every_bad_row_is_rejected_with_its_reason_and_no_other(world, source, bad, pin):
+    assert rejected(world, source) == sorted((reason, str(row[pin])) for row, reason in bad.items())
+
+
+def test_a_rejected_row_can_be_traced_and_read(world):
+    rows = world.partition("staging.rejected", on(0))
+    for source, row in rows.select("source", "row").rows():
+        assert json.loads(row)["file"] == f"{source}/dt={on(0)}/part-0.parquet"
+    [nan] = [json.loads(row) for row in rows["row"] if json.loads(row).get("pin_id") == 17]
+    assert nan["embedding"] == "[1.0, nan, 0.0, 0.0]"
+
+
+def test_good_rows_are_all_there(world):
+    actions = world.partition("staging.actions", on(0))
+    assert sorted(actions.select("user_id", "pin_id", "action", "ts").rows()) == sorted(GOOD_ACTIONS)
+    pins = world.partition("staging.pins", on(0))
+    assert pins["pin_id"].to_list() == [1, 2, 3, 4, 5, 6]
+    assert pins["embedding"].dtype == pl.Array(pl.Float32, 4)
+    assert pins["embedding"].to_list()[1] == [0.0, 1.0, 0.0, 0.0]  # of unit length now
+    assert world.partition("staging.impressions", on(0)).height == 1
+
+
+def test_a_known_pin_keeps_its_first_embedding(world):
+    assert world.partition("staging.pins", on(2))["pin_id"].to_list() == [7]
+    later = world.partition("staging.rejected", on(2))
+    assert later["reason"].to_list() == ["the pin is known already, and its embedding is fixed"]
+
+
+def test_users_are_clustered_by_what_is_known_of_them(world):
+    sizes = {
+        day: dict(world.partition("users.medoids", on(day)).group_by("user_id").agg(pl.sum("size")).rows())
+        for day in range(4)
+    }
+    assert sizes[0] == sizes[1] == sizes[2] == {1: 3, 2: 1, 4: 1, 6: 6}
+    assert sizes[3] == {1: 4, 2: 2, 3: 1, 4: 1, 6: 6}
+    recommended = world.partition("retrieval.recommendations", on(0))
+    # All of the corpus but what the user did, since there is less than a share; nothing for who did everything.
+    assert set(recommended["user_id"]) == {1, 2, 4}
+    assert sorted(recommended.filter(user_id=2)["pin_id"]) == [1, 3, 4, 5, 6]
+    hidden = world.read("SELECT user_id FROM users.clusters WHERE user_id = 5")
+    assert hidden.is_empty()
+
+
+def test_days_without_anything_to_judge_have_an_empty_evaluation(world):
+    for day in range(3):
+        assert world.partition("evaluation.retrieval_users", on(day)).is_empty()
+        assert world.partition("evaluation.retrieval", on(day)).is_empty()
+        assert world.partition("marts.retrieval_lifts", on(day)).is_empty()
+    judged = world.partition("evaluation.retrieval_users", on(3))
+    # User 2 did nothing new, and nothing is known of user 3.
+    assert set(judged["user_id"]) == {1, 6}
+    assert judged["model"].n_unique() == 5
+    assert set(judged["targets"]) == {1}
+    # There is one pin left for user 6, and the one acted on is unknown.
+    own = judged.filter(user_id=6).select("set_size", "relevant", "recalled")
+    assert own.unique().rows() == [(1, 0, 0)]
+
+
+def test_engagement_has_a_row_for_a_day_on_which_nothing_happened(world):
+    [row] = world.partition("marts.daily_engagement", on(1)).to_dicts()
+    assert (row["users"], row["actions"], row["impressions"], row["actions_per_impression"]) == (0, 0, 0, None)
+
+
+def test_without_any_data_everything_is_empty_and_published(tmp_path):
+    world = World.new(tmp_path / "data", small_settings(), kind="landing")
+    assert failures(world.run("daily", on(0))) == {}
+    rows = {table: world.partition(table, on(0)).height for table in ASSETS}
+    filled = {"retrieval.hnsw_index", "marts.daily_engagement", "operations.publications"}
+    assert {table for table, n in rows.items() if n} == filled
+    assert {world.status(table, on(0)) for table in ASSETS} == {"passed"}
+    assert (world.data / "published" / "pinnersage.duckdb").exists()
+    # And pins that come later are as good as if they had been there from the start.
+    world.land("pins", on(1), pin_frame(*((pin, at(1), vector) for pin, _, vector in GOOD_PINS)))
+    world.land("actions", on(1), action_frame((1, 1, "repin", at(1))))
+    assert failures(world.run("daily", on(1))) == {}
+    assert world.partition("retrieval.recommendations", on(1)).height == 5
+
+
+def test_an_empty_corpus_recommends_nothing_and_is_judged(tmp_path):
+    world = World.new(tmp_path / "data", small_settings(), kind="landing")
+    small = pl.lit(100, pl.Int32)
+    world.land("pins", on(0), pin_frame(*GOOD_PINS[:2]).with_columns(width=small, height=small))
+    world.land("actions", on(0), action_frame((1, 1, "repin", at(0))))
+    world.land("actions", on(1), action_frame((1, 2, "repin", at(1))))
+    for day in (on(0), on(1)):
+        assert failures(world.run("daily", day)) == {}
+        assert world.partition("corpus.pins", day).is_empty()
+        assert world.partition("users.medoids", day).height >= 1
+        assert world.partition("retrieval.recommendations", day).is_empty()
+    judged = world.partition("evaluation.retrieval_users", on(1))
+    assert judged.select("set_size", "targets", "relevant", "recalled").unique().rows() == [(0, 1, 0, 0)]
+    assert world.partition("evaluation.retrieval", on(1))["relevance"].to_list() == [0.0] * 5
+
+
+# --- Files that cannot be used
+
+
+def break_file(path, fault):
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "text":
+        path.write_text("user_id,pin_id\n1,2\n")
+    else:
+        pl.read_parquet(path).pipe(fault).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "fault", "message"),
+    [
+        ("actions", "truncated", "cannot be read as Parquet"),
+        ("actions", "empty", r"is empty \(0 bytes\)"),
+        ("pins", "text", "cannot be read as Parquet"),
+        ("actions", lambda f: f.drop("ts"), "lacks the required column ts"),
+        ("pins", lambda f: f.drop("embedding"), "lacks the required column embedding"),
+        ("impressions", lambda f: f.drop("user_id"), "lacks the required column user_id"),
+        ("actions", lambda f: f.with_columns(pl.col("pin_id").cast(pl.String)), "column pin_id is String and must be"),
+        ("actions", lambda f: f.with_columns(pl.col("ts").cast(pl.String)), "column ts is String and must be"),
+        ("pins", lambda f: f.with_columns(embedding=pl.lit("0.1 0.2")), "column embedding is String and must be"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_clear_error_and_old_partitions_stay(world, tmp_path, table, fault, message):
+    copy = world.copy(tmp_path / "data")
+    file = copy.landing / table / f"dt={on(0)}" / "part-0.parquet"
+    break_file(file, fault)
+    before = copy.partitions(on(0))
+    result = copy.run("raw_and_staging", on(0), only=[f"raw.{table}", f"staging.{table}"])
+    [(step, error)] = failures(result).items()
+    assert step == f"raw__{table}"
+    assert re.search(message, error)
+    assert f"{table}/dt={on(0)}/part-0.parquet" in error
+    assert {t: frame.equals(before[t]) for t, frame in copy.partitions(on(0)).items()} == dict.fromkeys(before, True)
+    assert list((copy.data / "warehouse" / "scratch").iterdir()) == []

@@ -1,0 +1,415 @@
+"""A small world materialised through the real graph: what the tables of a day hold, against plain loops."""
+
+import base64
+import datetime
+from collections import defaultdict
+
+import dagster as dg
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+from conftest import LAST, LATE_PIN, PLANTS, UNKNOWN_PIN
+from oracle import CANNOT_SAY, Oracle, judged, targets_of
+from world import differences, failures, on, small_settings
+
+from pinnersage_assets.definitions import defs
+from pinnersage_assets.lineage.retrieval import drawn_medoids
+from pinnersage_assets.warehouse.tables import all_tables
+
+YESTERDAY = LAST - datetime.timedelta(days=1)
+LEDGER = "operations.partitions"
+ASSETS = [table for table in all_tables() if table != LEDGER]
+
+
+@pytest.fixture(scope="module")
+def today(world):
+    return Oracle(world, LAST)
+
+
+@pytest.fixture(scope="module")
+def yesterday(world):
+    return Oracle(world, YESTERDAY)
+
+
+def medoids_of(world, day):
+    """Of each user the medoids with their importance, from the table."""
+    found = defaultdict(list)
+    for user, medoid, importance in (
+        world.partition("users.medoids", day).select("user_id", "medoid_pin_id", "importance").rows()
+    ):
+        found[user].append((medoid, importance))
+    return found
+
+
+# --- Every table
+
+
+@pytest.mark.parametrize("table", ASSETS)
+def test_every_table_has_its_partition_and_the_ledger_says_so(world, table):
+    rows = world.read(f"SELECT count(*) AS n FROM {table} WHERE dt = $day", day=LAST).item()
+    entry = world.read(
+        f"SELECT rows, status, code_version FROM {LEDGER} WHERE table_name = $table AND dt = $day",
+        table=table,
+        day=LAST,
+    ).to_dicts()
+    assert rows > 0 or table == "staging.rejected"
+    [spec] = [spec for spec in defs.resolve_all_asset_specs() if ".".join(spec.key.path) == table]
+    assert entry == [{"rows": rows, "status": "passed", "code_version": spec.code_version}]
+
+
+def test_no_partition_is_unchecked_and_no_scratch_file_is_left(world):
+    assert world.read(f"SELECT DISTINCT status FROM {LEDGER}")["status"].to_list() == ["passed"]
+    assert list((world.data / "warehouse" / "scratch").iterdir()) == []
+
+
+def test_the_published_copy_holds_every_table_as_the_warehouse_does(world):
+    published = world.data / "published" / "pinnersage.duckdb"
+    assert published.stat().st_mode & 0o777 == 0o444
+    with duckdb.connect(str(published), read_only=True) as connection:
+        for table in ASSETS:
+            found = connection.sql(f"SELECT count(*) FROM {table} WHERE dt = '{LAST}'").fetchall()[0][0]
+            # The publication's own row is written after the copy was made.
+            expected = 0 if table == "operations.publications" else world.partition(table, LAST).height
+            assert found == expected, table
+
+
+@pytest.mark.parametrize("table", ASSETS)
+def test_every_asset_is_described(table):
+    [spec] = [spec for spec in defs.resolve_all_asset_specs() if ".".join(spec.key.path) == table]
+    schema, _ = table.split(".")
+    assert spec.group_name == schema
+    assert len(spec.description) > 20
+    assert spec.kinds >= {"duckdb"}
+    assert len(spec.kinds) >= 2
+    assert spec.code_version
+    assert spec.partitions_def is not None
+    columns = spec.metadata["dagster/column_schema"].columns
+    assert [column.name for column in columns] == [column.name for column in all_tables()[table].columns]
+    assert all(column.description for column in columns)
+    assert ("```sql" in spec.description) == (schema in ("staging", "marts"))
+
+
+@pytest.mark.parametrize("table", ASSETS)
+def test_a_materialisation_shows_rows_figures_and_chart(world, table):
+    event = world.instance.get_latest_materialization_event(dg.AssetKey(table.split(".")))
+    metadata = event.asset_materialization.metadata
+    meta = all_tables()[table].meta
+    rows = world.partition(table, LAST).height
+    assert metadata["dagster/partition_row_count"].value == rows
+    assert set(meta.get("figures", {})) <= set(metadata)
+    assert ("chart" in metadata) == ("chart" in meta and rows > 0)
+    if "chart" in metadata:
+        picture = metadata["chart"].value.partition("base64,")[2].removesuffix(")")
+        assert base64.b64decode(picture).startswith(b"\x89PNG")
+
+
+# --- Corpus
+
+
+def test_near_duplicates_are_those_of_one_loop_over_all_pins(world, today):
+    rows = world.read("SELECT dt, pin_id, canonical_pin_id, cosine FROM corpus.near_duplicates ORDER BY pin_id")
+    assert {pin: canonical for _, pin, canonical, _ in rows.rows()} == {p: c for p, (c, _) in today.repeats.items()}
+    np.testing.assert_allclose(rows["cosine"], [today.repeats[pin][1] for pin in rows["pin_id"]], atol=1e-6)
+    assert all(today.pins[pin][0] == dt for dt, pin, *_ in rows.rows())
+    assert rows["dt"].n_unique() > 2  # not in the catalogue alone
+
+
+def test_excluded_are_poor_pins_and_repeats_of_an_eligible_one(world, today):
+    rows = world.read("SELECT dt, pin_id, reason FROM corpus.excluded")
+    assert dict(rows.select("pin_id", "reason").rows()) == today.excluded
+    assert set(rows["reason"]) == {"low_resolution", "mostly_text", "near_duplicate"}
+    assert all(today.pins[pin][0] == dt for dt, pin, _ in rows.rows())
+
+
+@pytest.mark.parametrize("day", [YESTERDAY, LAST])
+def test_the_corpus_is_all_that_was_known_but_for_the_excluded(world, day):
+    assert world.partition("corpus.pins", day)["pin_id"].to_list() == Oracle(world, day).corpus
+
+
+# --- Users
+
+
+def test_clusters_are_those_of_scipy(world, today):
+    rows = world.partition("users.clusters", LAST)
+    assert set(rows["user_id"]) == set(today.pins_of)
+    judged_users = 0
+    for (user,), own in rows.group_by("user_id"):
+        assert dict(own.select("pin_id", "actions").rows()) == today.pins_of[user]
+        expected = today.clusters(user)
+        if expected is not CANNOT_SAY:
+            judged_users += 1
+            assert {frozenset(pins) for pins in own.group_by("cluster").agg("pin_id")["pin_id"]} == expected
+        # Numbers from 0, in the order of first appearance.
+        assert own.sort("pin_id")["cluster"].unique(maintain_order=True).to_list() == list(
+            range(own["cluster"].n_unique())
+        )
+    assert judged_users > 0.9 * rows["user_id"].n_unique()
+    assert rows["actions"].max() > 1
+    assert rows.group_by("user_id").agg(pl.col("cluster").max())["cluster"].max() > 5
+
+
+def test_last_ts_is_that_of_the_last_action(world, today):
+    rows = world.partition("users.clusters", LAST)
+    latest = {(user, pin): ts for _, user, pin, _, ts in today.known_actions}  # in the order of ts
+    assert {(user, pin): ts for user, pin, ts in rows.select("user_id", "pin_id", "last_ts").rows()} == latest
+
+
+def test_medoids_are_those_of_equation_2_and_importance_is_equation_3(world, today):
+    members = defaultdict(set)
+    for user, cluster, pin in world.partition("users.clusters", LAST).select("user_id", "cluster", "pin_id").rows():
+        members[user, cluster].add(pin)
+    rows = world.partition("users.medoids", LAST)
+    assert set(rows.select("user_id", "cluster").rows()) == set(members)
+    for user, cluster, medoid, importance, size in rows.select(
+        "user_id", "cluster", "medoid_pin_id", "importance", "size"
+    ).rows():
+        pins = frozenset(members[user, cluster])
+        assert medoid == today.medoid(user, pins)
+        assert size == sum(today.pins_of[user][pin] for pin in pins)
+        assert importance == pytest.approx(today.importance(user, pins), rel=1e-9)
+    assert rows["size"].max() > 3
+
+
+def test_hides_and_unknown_pins_are_counted_and_not_clustered(world, today):
+    window = world.read("SELECT * FROM staging.actions WHERE dt BETWEEN $first AND $last", first=on(3), last=LAST)
+    assert window.filter(pl.col("action") == "hide").height > 0
+    assert UNKNOWN_PIN in window["pin_id"]
+    clustered = world.partition("users.clusters", LAST)
+    assert UNKNOWN_PIN not in clustered["pin_id"]
+    assert clustered["actions"].sum() == len(today.known_actions)
+    event = world.instance.get_latest_materialization_event(dg.AssetKey(["users", "clusters"]))
+    unknown = event.asset_materialization.metadata["actions on unknown pins"].value
+    assert unknown == len(today.actions) - len(today.known_actions) == 3
+
+
+def test_a_pin_is_clustered_from_the_day_on_which_it_lands(world):
+    for day, times in ((YESTERDAY, None), (LAST, 2)):
+        own = world.partition("users.clusters", day).filter(user_id=PLANTS.late, pin_id=LATE_PIN)
+        assert own["actions"].to_list() == ([times] if times else [])
+
+
+# --- Retrieval
+
+
+def test_medoids_are_drawn_by_importance_and_the_same_whoever_asks(world, today):
+    medoids = medoids_of(world, LAST)
+    drawn = drawn_medoids(world.warehouse, world.settings, LAST)
+    assert set(drawn["user_id"]) == set(medoids)
+    for (user,), own in drawn.group_by("user_id"):
+        assert set(own["medoid_pin_id"]) == set(today.drawn(medoids, user))
+        assert set(own["share"]) == {60 // len(own)}
+    assert {user for user in medoids if len(medoids[user]) < 3}
+
+
+def test_neighbours_are_deep_enough_and_nearly_all_of_the_true_ones(world, today):
+    drawn = drawn_medoids(world.warehouse, world.settings, LAST)
+    depth = {medoid: share + 10 for medoid, share in drawn.group_by("medoid_pin_id").agg(pl.max("share")).rows()}
+    rows = world.partition("retrieval.medoid_neighbours", LAST)
+    assert set(rows["medoid_pin_id"]) == set(depth)
+    hits = []
+    for medoid, pins, cosines in rows.select("medoid_pin_id", "pin_ids", "cosines").rows():
+        assert len(set(pins)) == len(pins) == depth[medoid]
+        expected = [float(today.pins[pin][1] @ today.pins[medoid][1]) for pin in pins]
+        np.testing.assert_allclose(cosines, expected, atol=1e-6)
+        assert cosines == sorted(cosines, reverse=True)
+        hits.append(len(set(pins) & set(today.nearest(today.pins[medoid][1], set(), len(pins)))) / len(pins))
+    assert np.mean(hits) > 0.97
+    measured = world.partition("retrieval.hnsw_index", LAST)["recall_at_100"].item()
+    assert 0.95 <= measured <= 1
+
+
+def test_the_row_of_the_index_describes_the_file(world, today):
+    [row] = world.partition("retrieval.hnsw_index", LAST).to_dicts()
+    file = world.data / row["path"]
+    assert (row["pins"], row["dimensions"], row["metric"], row["dtype"]) == (len(today.corpus), 64, "cos", "bf16")
+    assert row["bytes"] == file.stat().st_size
+    assert str(LAST) in row["path"]
+
+
+def test_recommendations_are_the_unseen_neighbours_of_the_drawn_medoids(world, today):
+    medoids = medoids_of(world, LAST)
+    neighbours = {
+        row["medoid_pin_id"]: dict(zip(row["pin_ids"], row["cosines"], strict=True))
+        for row in world.partition("retrieval.medoid_neighbours", LAST).to_dicts()
+    }
+    rows = world.partition("retrieval.recommendations", LAST)
+    replaced = 0
+    for user in medoids:
+        seen, best = today.seen(user), {}
+        drawn = today.drawn(medoids, user)
+        for medoid in sorted(drawn):
+            unseen = [pin for pin in neighbours[medoid] if pin not in seen][: 60 // len(drawn)]
+            replaced += unseen != list(neighbours[medoid])[: len(unseen)]
+            for pin in unseen:
+                score = neighbours[medoid][pin]
+                if pin not in best or score > best[pin][0]:
+                    best[pin] = (score, medoid)
+        order = sorted(best, key=lambda pin: (-best[pin][0], pin))
+        expected = [(rank, pin, best[pin][1], best[pin][0]) for rank, pin in enumerate(order, start=1)]
+        own = rows.filter(user_id=user).sort("rank")
+        assert own.select("rank", "pin_id", "medoid_pin_id", "score").rows() == expected
+        groups = [today.group(pin) for pin in own["pin_id"]]
+        assert len(set(groups)) == len(groups)
+        acted = {pin for _, who, pin, _, _ in today.all_actions if who == user}
+        assert not set(groups) & {today.group(pin) for pin in acted}
+    assert set(rows["user_id"]) == set(medoids)
+    assert replaced > 10
+
+
+# --- Evaluation
+
+
+@pytest.fixture(scope="module")
+def counts(world):
+    return {
+        (row["user_id"], row["model"]): row for row in world.partition("evaluation.retrieval_users", LAST).to_dicts()
+    }
+
+
+def test_everybody_who_did_something_new_and_is_known_is_judged(counts, yesterday, today):
+    acted = {user for dt, user, *_ in today.actions if dt == LAST}
+    new = {user for user in acted if targets_of(user, yesterday, today)}
+    assert {user for user, _ in counts} == new & set(yesterday.pins_of)
+    assert {PLANTS.cold, PLANTS.cold_but_for_unknown} <= new - set(yesterday.pins_of)
+    assert acted - new
+    assert {model for _, model in counts} == {"last_pin", "decay_average", "pinnersage", "random", "popular"}
+
+
+@pytest.mark.parametrize("model", ["last_pin", "decay_average", "pinnersage", "popular"])
+def test_counts_are_those_of_the_definitions(world, counts, yesterday, today, model):
+    medoids = medoids_of(world, YESTERDAY)
+    said = 0
+    for (user, _), row in ((key, row) for key, row in counts.items() if key[1] == model):
+        knows = (medoids,) if model == "pinnersage" else ()
+        candidates = getattr(yesterday, model)(user, *knows)
+        assert row["set_size"] == len(candidates)
+        expected = judged(candidates, targets_of(user, yesterday, today), yesterday)
+        if expected is not CANNOT_SAY:
+            said += 1
+            assert (row["targets"], row["relevant"], row["recalled"]) == expected
+    assert said > 0.95 * len(counts) / 5
+
+
+def test_random_sets_are_as_large_as_the_budget_and_differ_by_user(counts, yesterday, today):
+    own = {user: row for (user, model), row in counts.items() if model == "random"}
+    assert {row["set_size"] for row in own.values()} == {60}
+    assert all(row["recalled"] <= row["relevant"] <= row["targets"] for row in own.values())
+    assert all(row["targets"] == len(targets_of(user, yesterday, today)) for user, row in own.items())
+    hits, wanted = (sum(row[name] for row in own.values()) for name in ("recalled", "targets"))
+    assert 0 < hits < 4 * wanted * 60 / len(yesterday.corpus)
+
+
+def test_the_planted_targets_are_of_every_kind(counts, yesterday, today):
+    def targets(user):
+        return [
+            ("corpus" if pin else "vector only" if vector is not None else "miss")
+            for pin, vector in targets_of(user, yesterday, today)
+        ]
+
+    assert "miss" in targets(PLANTS.excluded)
+    assert "vector only" in targets(PLANTS.new)
+    [repeat] = [
+        pin
+        for dt, user, pin, _, ts in today.actions
+        if (dt, user, ts.hour, ts.minute, ts.second) == (LAST, PLANTS.repeat, 12, 0, 0)
+    ]
+    assert repeat in today.excluded
+    assert today.repeats[repeat][0] in [pin for pin, _ in targets_of(PLANTS.repeat, yesterday, today)]
+    # What was seen, as itself or as a near-duplicate, is no target; an unknown pin that was seen is none either.
+    for user in (PLANTS.unknown, PLANTS.late, PLANTS.seen):
+        before = {today.group(pin) for _, who, pin, _, _ in yesterday.all_actions if who == user}
+        again = {today.group(row[2]) for row in today.actions if row[0] == LAST and row[1] == user} & before
+        assert again
+    assert (PLANTS.negative, "random") in counts
+
+
+def test_retrieval_is_the_mean_over_users(world, counts):
+    for row in world.partition("evaluation.retrieval", LAST).to_dicts():
+        own = [count for (_, model), count in counts.items() if model == row["model"]]
+        assert row["users"] == len(own)
+        assert row["relevance"] == pytest.approx(np.mean([c["relevant"] / c["targets"] for c in own]))
+        assert row["recall"] == pytest.approx(np.mean([c["recalled"] / c["targets"] for c in own]))
+        assert row["set_size"] == pytest.approx(np.mean([c["set_size"] for c in own]))
+
+
+def test_a_sample_of_users_has_the_counts_that_they_have_among_all(world, tmp_path):
+    settings = small_settings(window={"days": 8}, evaluation={"users": 10})
+    copy = world.copy(tmp_path / "data", settings)
+    assert copy.run("daily", LAST, only=["evaluation.retrieval_users"]).success
+    everybody, some = (w.partition("evaluation.retrieval_users", LAST) for w in (world, copy))
+    assert some["user_id"].n_unique() == 10
+    assert some.equals(everybody.filter(pl.col("user_id").is_in(some["user_id"].unique().to_list())))
+
+
+# --- Again, and without the future
+
+
+def test_a_day_run_again_has_the_same_rows_and_keeps_its_index_file(world, tmp_path):
+    copy = world.copy(tmp_path / "data")
+    file = copy.data / copy.partition("retrieval.hnsw_index", LAST)["path"].item()
+    before = file.stat().st_mtime_ns
+    assert failures(copy.run("daily", LAST)) == {}
+    assert differences(world.partitions(LAST), copy.partitions(LAST)) == []
+    assert file.stat().st_mtime_ns == before
+    seconds = copy.read("SELECT build_seconds FROM retrieval.hnsw_index WHERE dt = $day", day=LAST).item()
+    assert seconds == 0
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("harm", ["damaged", "deleted", "truncated"])
+def test_an_index_file_that_came_to_harm_is_built_again_with_a_warning(world, tmp_path, harm):
+    copy = world.copy(tmp_path / "data")
+    file = copy.data / copy.partition("retrieval.hnsw_index", LAST)["path"].item()
+    if harm == "deleted":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content if harm == "damaged" else content[:1000])
+    result = copy.run("daily", LAST, only=["retrieval.hnsw_index", "retrieval.medoid_neighbours"])
+    assert failures(result) == {}
+    warnings = [
+        log.user_message for log in copy.instance.all_logs(result.run_id) if log.level >= 30 and not log.dagster_event
+    ]
+    assert len(warnings) == 1
+    assert str(file) in warnings[0]
+    assert ("missing" if harm == "deleted" else "damaged") in warnings[0]
+    assert differences(world.partitions(LAST), copy.partitions(LAST)) == []
+    assert file.read_bytes() == (world.data / file.relative_to(copy.data)).read_bytes()
+
+
+FUTURE_REMOVED = [
+    *(f"DELETE FROM {table} WHERE dt > $day" for table in all_tables()),
+]
+FUTURE_CHANGED = [
+    # Everybody does something else, on the pins that are the most like those of the past.
+    "UPDATE raw.actions SET pin_id = 801 - pin_id WHERE dt > $day AND pin_id <= 800",
+    "UPDATE staging.actions SET pin_id = 801 - pin_id WHERE dt > $day AND pin_id <= 800",
+    "INSERT INTO staging.actions SELECT $day + 1, user_id, pin_id, 'repin', ts + INTERVAL 9 DAY FROM staging.actions",
+    """
+    UPDATE staging.pins SET embedding = (SELECT embedding FROM staging.pins WHERE pin_id = 1), width = 10
+    WHERE dt > $day
+    """,
+    "DELETE FROM corpus.near_duplicates WHERE dt > $day",
+    "INSERT INTO corpus.near_duplicates SELECT $day + 1, pin_id, 1, 0.99 FROM staging.pins WHERE dt > $day",
+    "INSERT INTO corpus.excluded SELECT $day + 1, pin_id, 'mostly_text' FROM corpus.pins WHERE dt = $day",
+    "UPDATE corpus.pins SET pin_id = pin_id + 7 WHERE dt > $day",
+    "UPDATE users.clusters SET cluster = 0 WHERE dt > $day",
+    "UPDATE users.medoids SET importance = 1, medoid_pin_id = 1 WHERE dt > $day",
+    "DELETE FROM retrieval.medoid_neighbours WHERE dt > $day",
+]
+
+
+@pytest.mark.parametrize("statements", [FUTURE_REMOVED, FUTURE_CHANGED], ids=["removed", "changed"])
+def test_a_day_does_not_look_ahead(world, tmp_path, statements):
+    copy = world.copy(tmp_path / "data")
+    copy.execute(*statements, day=YESTERDAY)
+    for table in ("actions", "impressions", "pins"):
+        for file in (copy.landing / table / f"dt={LAST}").iterdir():
+            file.unlink()
+    # Nothing of the day itself is left to be read either.
+    everything = [table for table in ASSETS if table != "operations.publications"]
+    copy.execute(*(f"DELETE FROM {table} WHERE dt = $day" for table in everything), day=YESTERDAY)
+    assert failures(copy.run("daily", YESTERDAY, only=everything)) == {}
+    assert differences(world.partitions(YESTERDAY), copy.partitions(YESTERDAY)) in ([], [LEDGER])

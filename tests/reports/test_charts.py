@@ -1,0 +1,45 @@
+import base64
+import datetime
+import io
+
+import matplotlib.image
+import pytest
+
+from pinnersage_assets.reports.charts import bar_chart
+
+
+def picture(markdown):
+    head, _, data = markdown.partition("](data:image/png;base64,")
+    assert data.endswith(")")
+    return head.removeprefix("!["), matplotlib.image.imread(io.BytesIO(base64.b64decode(data[:-1])), format="png")
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        (["repin", "click"], [3, 5]),
+        ([1], [0]),
+        (list(range(500)), list(range(500))),
+        (["a", "b"], [None, 0.5]),
+        ([None, datetime.date(2026, 1, 1), "$x_1$"], [1, 2, 3]),
+        ([], []),
+    ],
+)
+def test_a_chart_is_a_picture_in_markdown(labels, values):
+    title, pixels = picture(bar_chart(labels, values, "Actions by kind"))
+    assert title == "Actions by kind"
+    assert pixels.shape[2] == 4
+    assert pixels.shape[0] > 100
+    assert pixels[0, 0, 3] == 0  # transparent, for light and dark backgrounds
+
+
+def test_higher_bars_take_more_ink():
+    def ink(*values):
+        blue = picture(bar_chart(["a", "b"], values, "t"))[1]
+        return int(((blue[..., 2] > 0.9) & (blue[..., 0] < 0.5) & (blue[..., 3] > 0.9)).sum())
+
+    assert ink(2, 2) > ink(1, 2) > ink(None, 2) > 0
+
+
+def test_the_same_data_give_the_same_picture():
+    assert bar_chart(["a"], [1], "t") == bar_chart(["a"], [1], "t")

@@ -1,0 +1,290 @@
+"""Backfills: what they plan, and that one which was stopped goes on and ends as if it had not been."""
+
+import datetime
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from world import START, World, differences, failures, on, small_settings
+
+from pinnersage_assets.backfill import BackfillError, PlannedRun, plan_backfill
+from pinnersage_assets.definitions import defs
+from pinnersage_assets.sources.simulated import SimulatedSource
+from pinnersage_assets.warehouse.ledger import record_status
+
+JOBS = ("pins", "raw_and_staging", "corpus", "users_and_retrieval", "daily")
+TABLES = {job: [".".join(k.path) for k in defs.resolve_job_def(job).asset_layer.executable_asset_keys] for job in JOBS}
+ALL = TABLES["daily"]
+
+
+def days(first, last):
+    return {on(offset) for offset in range(first, last + 1)}
+
+
+def plan(first, last, window=5, done=None, again=False):
+    return plan_backfill(defs, done or {}, START, window, on(first), on(last), again)
+
+
+def run(job, first, last=None):
+    return PlannedRun(job, on(first), on(first if last is None else last))
+
+
+def carry_out(runs, done):
+    """What is done after some runs, holding each to the rule that nothing is used before it is there."""
+    done = {table: set(done.get(table, ())) for table in ALL}
+    for planned in runs:
+        for offset in range((planned.last - planned.first).days + 1):
+            for table in TABLES[planned.job]:
+                done[table].add(planned.first + datetime.timedelta(days=offset))
+    return done
+
+
+# --- The plan
+
+
+def test_a_fresh_start():
+    assert plan(8, 9) == [
+        run("pins", 0, 2),
+        run("raw_and_staging", 3, 7),
+        *(run("corpus", day) for day in range(8)),
+        run("users_and_retrieval", 7),
+        run("daily", 8),
+        run("daily", 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (0, [run("daily", 0)]),
+        (1, [run("raw_and_staging", 0), run("corpus", 0), run("users_and_retrieval", 0), run("daily", 1)]),
+        (5, [run("raw_and_staging", 0, 4), *(run("corpus", d) for d in range(5)), run("users_and_retrieval", 4)]),
+    ],
+)
+def test_near_the_first_partition_there_is_less_past(first, expected):
+    assert plan(first, first)[: len(expected)] == expected
+    assert plan(first, first)[-1] == run("daily", first)
+
+
+def test_gaps_are_filled_and_no_more():
+    done = {table: days(0, 9) for table in ALL}
+    done["staging.impressions"] = days(0, 9) - {on(4), on(6), on(7)}
+    done["corpus.excluded"] = days(0, 9) - {on(2)}
+    assert plan(9, 10, done=done) == [
+        run("raw_and_staging", 4),
+        run("raw_and_staging", 6, 7),
+        run("corpus", 2),
+        run("daily", 10),
+    ]
+
+
+def test_what_is_complete_is_left_alone_unless_asked_for_again():
+    done = {table: days(0, 9) for table in ALL}
+    assert plan(8, 9, done=done) == []
+    assert plan(8, 9, done=done, again=True) == [run("daily", 8), run("daily", 9)]
+    done["operations.publications"] = days(0, 8)
+    assert plan(8, 9, done=done) == [run("daily", 9)]
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 3), (3, 2)])
+def test_days_out_of_order_or_before_the_first_partition_are_refused(first, last):
+    with pytest.raises(
+        ValueError, match=f"cannot backfill {on(first)} to {on(last)}: .* the first partition is {START}"
+    ):
+        plan(first, last)
+
+
+def test_a_run_reads_well():
+    assert str(run("daily", 3)) == "daily 2026-01-04"
+    assert str(run("pins", 0, 3)) == "pins 2026-01-01 to 2026-01-04"
+
+
+@given(
+    first=st.integers(0, 12),
+    length=st.integers(0, 3),
+    window=st.integers(1, 15),
+    again=st.booleans(),
+    missing=st.sets(st.tuples(st.sampled_from(ALL), st.integers(0, 15)), max_size=8),
+    nothing_done=st.booleans(),
+)
+def test_every_day_that_is_read_comes_before_its_use_and_nothing_is_done_twice(
+    first, length, window, again, missing, nothing_done
+):
+    last = first + length
+    done = {} if nothing_done else {table: days(0, 15) for table in ALL}
+    for table, day in missing:
+        done[table] = done.get(table, set()) - {on(day)}
+    runs = plan(first, last, window, done, again)
+
+    planned = [
+        (job, day)
+        for r in runs
+        for job, day in ((r.job, r.first + datetime.timedelta(days=n)) for n in range((r.last - r.first).days + 1))
+    ]
+    assert len(planned) == len(set(planned))
+    for position, r in enumerate(runs):
+        before = carry_out(runs[:position], done)
+        if r.job in ("corpus", "users_and_retrieval", "daily"):
+            assert r.first == r.last
+            past = {day for day in days(0, 15) if day < r.first}
+            own_staging = set() if r.job == "daily" else {r.first}
+            assert before["staging.pins"] >= past | own_staging
+            assert before["corpus.near_duplicates"] >= past
+        if r.job in ("users_and_retrieval", "daily"):
+            first_of_window = max(START, r.first - datetime.timedelta(days=window - 1))
+            in_window = {day for day in past if day >= first_of_window}
+            assert before["staging.actions"] >= in_window | own_staging
+        if r.job == "daily" and r.first > START:
+            yesterday = r.first - datetime.timedelta(days=1)
+            assert yesterday in before["users.medoids"]
+            assert yesterday in before["corpus.pins"]
+        # A run that is not asked for again does something that was not there.
+        lacking = [
+            table for table in TABLES[r.job] if not {d for j, d in planned if j == r.job} <= set(done.get(table, ()))
+        ]
+        assert lacking or (again and r.job == "daily")
+    after = carry_out(runs, done)
+    assert all(after[table] >= days(first, last) for table in ALL)
+    assert plan(first, last, window, after) == []
+
+
+# --- Real backfills, of one wanted day after two of the past, with a window of two
+
+
+LAST = on(2)
+SETTINGS = {"window": {"days": 2}, "simulation": {"users": 30, "pins": 300}}
+
+
+def landed_world(data):
+    world = World.new(data, small_settings(**SETTINGS), kind="landing")
+    source = SimulatedSource(world.settings.simulation, world.settings.seed, START)
+    for day in sorted(days(0, 2)):
+        for table in ("actions", "impressions", "pins"):
+            world.land(table, day, getattr(source, table)(day))
+    return world
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Read-only: copy it to change it."""
+    world = landed_world(tmp_path_factory.mktemp("undisturbed") / "data")
+    world.backfill(LAST, LAST)
+    return world
+
+
+def rows_of(world):
+    return {(day, table): frame for day in days(0, 2) for table, frame in world.partitions(day).items()}
+
+
+def test_a_backfill_that_is_done_has_nothing_left_to_do(undisturbed):
+    assert list(undisturbed.backfilling(LAST, LAST)) == []
+
+
+def test_a_backfill_that_fails_and_is_killed_resumes_and_ends_with_the_same_rows(undisturbed, tmp_path, monkeypatch):
+    world = landed_world(tmp_path / "data")
+    # A bad file in the window stops the run of many days ...
+    file = world.landing / "actions" / f"dt={on(1)}" / "part-0.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BackfillError) as raised:
+        world.backfill(LAST, LAST)
+    message = str(raised.value)
+    assert "raw_and_staging 2026-01-01 to 2026-01-02 failed" in message
+    assert "raw__actions: " in message
+    assert f"actions/dt={on(1)}/part-0.parquet cannot be read as Parquet" in message
+    assert "what is done stays" in message
+    file.write_bytes(content)
+
+    # ... the terminal is closed between two runs ...
+    def interrupted():
+        for planned in world.backfilling(LAST, LAST):
+            if planned == run("corpus", 1):
+                raise KeyboardInterrupt
+            yield planned
+
+    with pytest.raises(KeyboardInterrupt):
+        list(interrupted())
+
+    # ... and in the middle of one, between the write of a partition and its checks.
+    def killed(connection, table, *rest):
+        if table == "users.medoids":
+            raise KeyboardInterrupt
+        record_status(connection, table, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pinnersage_assets.warehouse.checks.record_status", killed)
+        with pytest.raises(BackfillError, match="users__medoids__checks: KeyboardInterrupt"):
+            world.backfill(LAST, LAST)
+    assert world.status("users.medoids", on(1)) == "unchecked"
+    resumed = world.backfill(LAST, LAST)
+    assert resumed == [run("users_and_retrieval", 1), run("daily", 2)]
+    assert differences(rows_of(undisturbed), rows_of(world)) == []
+
+
+def test_wanted_days_can_be_materialised_again_with_the_same_rows(undisturbed, tmp_path):
+    world = undisturbed.copy(tmp_path / "data")
+    assert world.backfill(LAST, LAST, again=True) == [run("daily", 2)]
+    assert differences(rows_of(undisturbed), rows_of(world)) == []
+
+
+def test_a_gap_in_the_window_is_a_failed_check_that_says_how_to_close_it(undisturbed, tmp_path):
+    world = undisturbed.copy(tmp_path / "data")
+    world.execute(
+        "DELETE FROM staging.actions WHERE dt = $day",
+        "DELETE FROM operations.partitions WHERE table_name = 'staging.actions' AND dt = $day",
+        day=on(1),
+    )
+    published = (world.data / "published" / "pinnersage.duckdb").read_bytes()
+    result = world.run("daily", LAST)
+    assert not result.success
+    [check] = [c for c in result.get_asset_check_evaluations() if not c.passed]
+    assert (check.asset_key.path[-1], check.check_name) == ("clusters", "inputs_are_complete")
+    examples = check.metadata["examples"].value
+    assert "'missing': 'staging.actions'" in examples
+    assert f"make backfill FROM={LAST} TO={LAST}" in examples
+    # What comes after is blocked, and nothing is published.
+    assert set(failures(result)) == {"users__clusters__checks"}
+    materialised = {".".join(e.asset_key.path) for e in result.get_asset_materialization_events()}
+    assert "users.clusters" in materialised
+    assert not {t for t in materialised if t.startswith(("users.medoids", "retrieval.", "operations."))}
+    assert world.status("users.clusters", LAST) == "failed"
+    assert (world.data / "published" / "pinnersage.duckdb").read_bytes() == published
+    refused = failures(world.run("daily", LAST, only=["operations.publications"]))
+    assert f"not published: users.clusters {LAST} (failed)" in refused["operations__publications"]
+    assert (world.data / "published" / "pinnersage.duckdb").read_bytes() == published
+
+    assert world.backfill(LAST, LAST) == [run("raw_and_staging", 1), run("daily", 2)]
+    assert differences(rows_of(undisturbed), rows_of(world)) == []
+
+
+def test_a_failed_check_is_told_with_what_breaks_it(undisturbed, tmp_path):
+    world = undisturbed.copy(
+        tmp_path / "data",
+        small_settings(
+            **SETTINGS,
+            index={
+                "recall_floor": 1.0,
+                "expansion_search": 1,
+                "expansion_add": 1,
+                "connectivity": 2,
+                "recall_sample": 100,
+            },
+        ),
+    )
+    with pytest.raises(
+        BackfillError, match=r"check recall_is_high of retrieval.hnsw_index: .*raise index.expansion_search"
+    ):
+        world.backfill(LAST, LAST, again=True)
+
+
+def test_pins_refused_before_the_window_are_not_lost(tmp_path):
+    """Of the days before the window a backfill reads pins alone: what it refuses of them must be found nevertheless."""
+    world = landed_world(tmp_path / "data")
+    bad = pl.DataFrame({"pin_id": [10**6], "created_at": [datetime.datetime(2026, 1, 1)], "embedding": [[0.0] * 64]})
+    bad.write_parquet(world.landing / "pins" / f"dt={on(0)}" / "part-1.parquet")
+    assert plan(3, 3, window=2)[0] == run("pins", 0)
+    assert failures(world.run("pins", on(0))) == {}
+    rejected = world.partition("staging.rejected", on(0))
+    assert rejected.select("source", "reason").rows() == [("pins", "embedding is all zero")]
+    assert world.status("staging.rejected", on(0)) == "passed"

@@ -1,0 +1,44 @@
+"""What the README says is so: its queries run, and it lists every setting."""
+
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pinnersage_assets.settings import Settings
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
+
+
+def settings_rows() -> list[str]:
+    """The README's table of settings, as the settings themselves have it."""
+    rows = [f"| `seed` | {Settings().seed} | {Settings.model_fields['seed'].description} |"]
+    for section, field in Settings.model_fields.items():
+        if hasattr(field.default, "model_fields"):
+            for name, setting in type(field.default).model_fields.items():
+                default = str(setting.default).replace("'", '"')
+                rows.append(f"| `{section}.{name}` | {default} | {setting.description} |")
+    return rows
+
+
+def test_every_setting_is_in_the_readme_as_it_is():
+    missing = [row for row in settings_rows() if row not in README.splitlines()]
+    assert not missing, "README.md should say:\n" + "\n".join(missing)
+
+
+def test_the_readme_has_the_promised_queries():
+    assert len(QUERIES) >= 6
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.splitlines()[0])
+def test_a_query_of_the_readme_runs_on_the_published_copy(world, query):
+    with duckdb.connect(world.warehouse.published, read_only=True) as published:
+        columns = [name for name, *_ in published.sql(query).description]
+        # The dates and ids of the demo are not those of the small world of the tests.
+        query = query.replace("2026-04-10", str(world.last))
+        user = published.execute("SELECT min(user_id) FROM users.medoids WHERE dt = ?", [world.last]).fetchall()[0][0]
+        rows = published.sql(query.replace("= 42", f"= {user}")).fetchall()
+    assert columns
+    assert rows or "rejected" in query

@@ -1,0 +1,148 @@
+"""The settings file and the environment variables: what they mean, and what a mistake in them says."""
+
+import datetime
+
+import pytest
+
+from pinnersage_assets.settings import SIMULATED_START_DATE, Settings, load_settings, read_environment
+
+
+def write(tmp_path, text):
+    path = tmp_path / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_the_numbers_are_the_papers(tmp_path):
+    settings = load_settings(tmp_path / "settings.toml")
+    assert settings == Settings()
+    assert settings.window.days == 90
+    assert settings.window.interest_actions == ["repin", "click"]
+    assert settings.clustering.decay_per_day == 0.01
+    assert (settings.retrieval.sampled_medoids, settings.retrieval.budget) == (3, 400)
+    assert settings.evaluation.relevance_cosine == 0.8
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
+    path = write(tmp_path, 'seed = 7\n[window]\ndays = 14\ninterest_actions = ["buy"]\n[clustering]\nalpha = 0\n')
+    settings = load_settings(path)
+    assert (settings.seed, settings.window.days, settings.window.interest_actions) == (7, 14, ["buy"])
+    assert settings.clustering.alpha == 0
+    assert settings.clustering.decay_per_day == Settings().clustering.decay_per_day
+    assert settings.retrieval == Settings().retrieval
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    assert load_settings(write(tmp_path, "")) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[window]\ndasy = 14", "window.dasy"),
+        ("[windwo]\ndays = 14", "windwo"),
+        ("days = 14", "days"),
+        ("[window]\ndays = 0", "window.days"),
+        ("[window]\ndays = 'many'", "window.days"),
+        ("[window]\ninterest_actions = 'repin'", "window.interest_actions"),
+        ("window = 14", "window"),
+        ("[clustering]\nalpha = -1", "clustering.alpha"),
+        ("[corpus]\nnear_duplicate_cosine = 1.5", "corpus.near_duplicate_cosine"),
+        ("[index]\ndtype = 'f64'", "index.dtype"),
+        ("[retrieval]\nsampled_medoids = 0\nbudget = 0", r"retrieval.sampled_medoids.*retrieval.budget"),
+        ("seed = -1", "seed"),
+        ("[clustering]\nalpha = nan", "clustering.alpha"),
+        ("[clustering]\ndecay_per_day = inf", "clustering.decay_per_day"),
+        ("[window\ndays = 14", "is not a TOML file"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_setting(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_settings(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_file_that_is_not_text_is_said(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is not a TOML file"):
+        load_settings(path)
+
+
+# --- The environment
+
+
+def test_without_variables_data_is_simulated_in_the_folder_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environment = read_environment({})
+    assert environment.data_dir == tmp_path / "data"
+    assert (environment.source, environment.start_date) == ("simulated", SIMULATED_START_DATE)
+    assert read_environment(dict.fromkeys(("PINNERSAGE_DATA_DIR", "PINNERSAGE_SOURCE", "PINNERSAGE_START_DATE"), ""))
+
+
+@pytest.mark.parametrize("given", ["elsewhere", "./elsewhere", "{tmp}/elsewhere"])
+def test_the_data_directory_is_absolute_and_stays_where_it_was(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    environment = read_environment({"PINNERSAGE_DATA_DIR": given.format(tmp=tmp_path)})
+    monkeypatch.chdir("/")
+    assert environment.data_dir.is_absolute()
+    assert environment.data_dir == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PINNERSAGE_SOURCE": "kafka"}, "PINNERSAGE_SOURCE is 'kafka'; it must be one of simulated, landing"),
+        ({"PINNERSAGE_START_DATE": "yesterday"}, "PINNERSAGE_START_DATE is 'yesterday'; it must be a date"),
+        ({"PINNERSAGE_START_DATE": "2026-02-30"}, "PINNERSAGE_START_DATE is '2026-02-30'; it must be a date"),
+    ],
+)
+def test_a_variable_that_means_nothing_is_named(variables, message):
+    with pytest.raises(ValueError, match=message):
+        read_environment(variables)
+
+
+def start_date(tmp_path, *folders, **variables):
+    for folder in folders:
+        (tmp_path / "landing" / folder).mkdir(parents=True)
+    return read_environment(
+        {"PINNERSAGE_DATA_DIR": str(tmp_path), "PINNERSAGE_SOURCE": "landing", **variables}
+    ).start_date
+
+
+def test_the_first_partition_is_the_first_landed_day_of_any_table(tmp_path):
+    folders = ("actions/dt=2025-03-02", "pins/dt=2025-03-01", "impressions/dt=2025-04-01", "actions/dt=2025-03-05")
+    assert start_date(tmp_path, *folders) == datetime.date(2025, 3, 1)
+
+
+def test_a_start_date_that_is_said_wins(tmp_path):
+    folders = ("actions/dt=2025-03-02",)
+    assert start_date(tmp_path, *folders, PINNERSAGE_START_DATE="2025-01-31") == datetime.date(2025, 1, 31)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "dt=2026-13-01",
+        "dt=0000-00-00",
+        "dt=late-st-xx",
+        "dt=latest-xx",
+        "dt=latest",
+        "dt=",
+        "dt=20240101",
+        "dt=2024-W1-01",
+        "2024-01-01",
+        ".dt=2024-01-01",
+        "_dt=2024-01-01",
+    ],
+)
+def test_folders_that_name_no_day_do_not_count(tmp_path, odd):
+    assert start_date(tmp_path, f"actions/{odd}") == SIMULATED_START_DATE
+    assert start_date(tmp_path, "actions/dt=2026-03-02") == datetime.date(2026, 3, 2)
+
+
+def test_only_the_folders_of_the_three_tables_count(tmp_path):
+    (tmp_path / "landing/actions").mkdir(parents=True)
+    (tmp_path / "landing/actions/dt=2024-01-01").write_text("a file")
+    assert start_date(tmp_path, "refused/dt=2024-01-01", "pins/dt=2026-03-02") == datetime.date(2026, 3, 2)
