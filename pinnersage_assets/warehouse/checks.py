@@ -35,8 +35,8 @@ class PartitionCheck:
     description: str
     failures: str
     blocking: bool = True
-    advice: str = ""
     reads: tuple[str, ...] = ()
+    advice: str = ""
     parameters: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
 
 

@@ -179,9 +179,9 @@ def test_checks_that_pass_again_mend_the_ledger(evaluate_test, ledger):
 def test_examples_are_shown_but_only_a_few(evaluate_test):
     values = rows(*((DAYS[0], None, canonical) for canonical in range(100, 108)))
     evaluation = evaluate_test(TableTest("not_null", "pin_id"), DAYS[:1], values)
-    examples = evaluation.metadata["examples"].value
-    assert examples.count("\n- ") == 4
-    assert "'canonical_pin_id': 10" in examples
+    examples = [record.data for record in evaluation.metadata["examples"].records]
+    assert len(examples) == 5
+    assert {example["canonical_pin_id"] for example in examples} <= {str(canonical) for canonical in range(100, 108)}
     assert failing_rows(evaluation) == 8
     assert "8 rows break it" in evaluation.description
 
@@ -197,13 +197,13 @@ def test_an_own_check_gets_the_days_and_its_parameters(evaluate, ledger):
     values = rows((DAYS[0], 1, 1), (DAYS[1], 1, 1), (DAYS[1], 2, 1))
     evaluation = evaluate([check], DAYS[:2], values, settings={"most": 1})["few_pins"]
     assert failing_rows(evaluation) == 1
-    assert "'pins': 2" in evaluation.metadata["examples"].value
+    assert [record.data["pins"] for record in evaluation.metadata["examples"].records] == ["2"]
     assert statuses(ledger) == ["passed", "failed"]
 
 
 def test_checks_run_after_what_they_read():
     columns = (Column("dt", "DATE", "Day."),)
     table = Table("corpus", "some", Path("schema.yml"), "Some.", columns, (), {})
-    definition = table_checks(table, [PartitionCheck("c", "C.", "", reads=("staging.pins", "corpus.some"))])
+    definition = table_checks(table, [PartitionCheck("c", "C.", "", reads=("staging.pins", "corpus.some"))], DAILY)
     [spec] = definition.check_specs
     assert {dep.asset_key.to_user_string() for dep in spec.additional_deps} == {"staging/pins"}
