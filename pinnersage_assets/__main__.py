@@ -121,6 +121,8 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
                 click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
         except (BackfillError, ValueError) as error:
             raise click.ClickException(str(error)) from error
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+            raise click.ClickException("interrupted; the same command goes on from here") from error
     done = "is done" if anything else "was there already; with AGAIN=1 it is materialised once more"
     click.echo(f"[{time.monotonic() - started:6.1f} s] The whole lineage of {first} to {last} {done}.")
 

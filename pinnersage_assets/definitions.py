@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pinnersage_assets.jobs import CONSOLE, EXECUTOR, JOBS, daily_schedule
+from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule
 from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, sql, users
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
@@ -44,7 +44,6 @@ def _build() -> dg.Definitions:
         schedules=[daily_schedule],
         resources=build_resources(ENVIRONMENT, SETTINGS),
         executor=EXECUTOR,
-        loggers={"console": CONSOLE},
     )
 
 

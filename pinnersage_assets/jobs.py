@@ -11,9 +11,6 @@ import dagster as dg
 # Steps of one run share one database file and run one after another; what can be parallel is parallel inside a step.
 EXECUTOR = dg.in_process_executor
 
-# What assets log themselves; the events of Dagster are in the UI.
-CONSOLE = dg.colored_console_logger.configured({"log_level": "INFO"})
-
 # Dagster tells us that `daily` backfills a day a run because some of its assets do. That is what we want.
 warnings.filterwarnings("ignore", message="Asset job daily materializes assets with varying BackfillPolicies")
 

@@ -7,6 +7,7 @@ import datetime
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
@@ -83,11 +84,11 @@ class World:
         shutil.copytree(self.data, data)
         return replace(self, data=data, settings=settings or self.settings, instance=dg.DagsterInstance.ephemeral())
 
-    @property
+    @cached_property
     def resources(self) -> dict[str, object]:
         return build_resources(Environment(self.data, self.kind, START), self.settings)
 
-    @property
+    @cached_property
     def defs(self) -> dg.Definitions:
         parts = {name: getattr(defs, name) for name in ("assets", "asset_checks", "jobs", "schedules", "executor")}
         return dg.Definitions(**parts, resources=self.resources)
@@ -139,13 +140,18 @@ class World:
 
     def partition(self, table: str, day: Day) -> pl.DataFrame:
         """The results of a partition, in an order that does not depend on how it was written."""
-        columns = [column.name for column in all_tables()[table].columns]
-        kept = [column for column in columns if column not in NOT_A_RESULT.get(table, ())]
-        return self.read(f"SELECT {', '.join(kept)} FROM {table} WHERE dt = $day ORDER BY ALL", day=day)
+        return self.partitions(day, [table])[table]
 
-    def partitions(self, day: Day) -> dict[str, pl.DataFrame]:
-        """All results of a day, by table."""
-        return {table: self.partition(table, day) for table in all_tables()}
+    def partitions(self, day: Day, tables: Iterable[str] = tuple(all_tables())) -> dict[str, pl.DataFrame]:
+        """The results of a day, by table."""
+        found = {}
+        with self.warehouse.get_reader() as connection:
+            for table in tables:
+                columns = [column.name for column in all_tables()[table].columns]
+                kept = [column for column in columns if column not in NOT_A_RESULT.get(table, ())]
+                query = f"SELECT {', '.join(kept)} FROM {table} WHERE dt = $day ORDER BY ALL"
+                found[table] = connection.sql(query, params={"day": day}).pl()
+        return found
 
     def status(self, table: str, day: Day) -> str | None:
         """What the ledger says of a partition, None where it says nothing."""

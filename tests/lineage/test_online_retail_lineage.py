@@ -15,10 +15,10 @@ from pinnersage_assets.sources.online_retail import import_online_retail
 
 REPOSITORY = Path(__file__).parents[2]
 SHEET = REPOSITORY.parent / "shared/data/online_retail_II/transactions_2009-12_2010-12.parquet"
-FIRST, FIT_BEFORE, DAY = (datetime.date(2010, *month_and_day) for month_and_day in ((11, 1), (11, 14), (11, 16)))
+FIRST, FIT_BEFORE, DAY = (datetime.date(2010, *month_and_day) for month_and_day in ((11, 8), (11, 15), (11, 16)))
 SETTINGS = """
 [window]
-days = 14
+days = 7
 [retrieval]
 budget = 90
 """
@@ -26,7 +26,7 @@ budget = 90
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The published copy after a backfill of one day, sixteen days after the slice begins."""
+    """The published copy after a backfill of one day, eight days after the slice begins."""
     if not SHEET.exists():
         pytest.skip(f"{SHEET} is missing: see data/README.md for where to get it")
     folder = tmp_path_factory.mktemp("retail")
@@ -66,13 +66,13 @@ def test_staging_refuses_only_what_an_invoice_lists_twice(published):
     assert refused["n"].item() < 0.06 * rows(published, "SELECT count(*) AS n FROM raw.actions")["n"].item()
     days = rows(published, "SELECT min(dt) AS first, max(dt) AS last, count(DISTINCT dt) AS n FROM staging.actions")
     first, last, n = days.row(0)
-    assert (first, last) == (DAY - datetime.timedelta(days=14), DAY)
-    assert n < 15  # the shop is closed on Saturdays
+    assert (first, last) == (DAY - datetime.timedelta(days=7), DAY)
+    assert n < 8  # the shop is closed on Saturdays
 
 
 def test_customers_have_interests_that_read_as_such(published):
     interests = rows(published, "FROM marts.interests WHERE dt = $day")
-    assert interests["user_id"].n_unique() > 300
+    assert interests["user_id"].n_unique() > 200
     assert interests["title"].null_count() < 0.05 * interests.height
     of_one = interests.group_by("user_id").agg(pl.sum("share"))["share"]
     assert of_one.is_close(1.0).all()
@@ -92,7 +92,7 @@ def test_customers_get_recommendations_of_what_they_have_not_bought(published):
         """
         SELECT count(*) AS n FROM retrieval.recommendations AS r
         JOIN staging.actions AS a ON r.user_id = a.user_id AND r.pin_id = a.pin_id
-        WHERE r.dt = $day AND a.dt > $day - 14
+        WHERE r.dt = $day AND a.dt > $day - 7
         """,
     )
     assert bought_again["n"].item() == 0
@@ -109,4 +109,4 @@ def test_models_are_judged_on_the_purchases_of_the_day(published):
     assert max(found["decay_average"]["recall"], found["pinnersage"]["recall"]) > found["random"]["recall"]
     pins = rows(published, "SELECT max(len(embedding)) AS n, count(*) AS pins FROM staging.pins").row(0)
     assert pins[0] == 32
-    assert pins[1] > 1000
+    assert pins[1] > 500

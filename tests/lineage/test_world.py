@@ -97,7 +97,7 @@ def test_a_materialisation_shows_rows_figures_and_chart(world, table):
     meta = all_tables()[table].meta
     rows = world.partition(table, LAST).height
     assert metadata["dagster/partition_row_count"].value == rows
-    assert set(meta.get("figures", {})) <= set(metadata)
+    assert set(meta.get("figures", {})) <= set(metadata) or not rows
     assert ("chart" in metadata) == ("chart" in meta and rows > 0)
     if "chart" in metadata:
         picture = metadata["chart"].value.partition("base64,")[2].removesuffix(")")

@@ -15,18 +15,19 @@ def picture(markdown):
 
 
 @pytest.mark.parametrize(
-    ("labels", "values"),
+    ("labels", "series"),
     [
-        (["repin", "click"], [3, 5]),
-        ([1], [0]),
-        (list(range(500)), list(range(500))),
-        (["a", "b"], [None, 0.5]),
-        ([None, datetime.date(2026, 1, 1), "$x_1$"], [1, 2, 3]),
-        ([], []),
+        (["repin", "click"], {"actions": [3, 5]}),
+        ([1], {"actions": [0]}),
+        (list(range(500)), {"actions": list(range(500))}),
+        (["a", "b"], {"actions": [None, 0.5]}),
+        ([None, datetime.date(2026, 1, 1), "$x_1$"], {"actions": [1, 2, 3]}),
+        (["a", "b"], {"relevance": [0.5, 0.7], "recall": [0.1, None], "size": [1, 2]}),
+        ([], {"actions": []}),
     ],
 )
-def test_a_chart_is_a_picture_in_markdown(labels, values):
-    title, pixels = picture(bar_chart(labels, values, "Actions by kind"))
+def test_a_chart_is_a_picture_in_markdown(labels, series):
+    title, pixels = picture(bar_chart(labels, series, "Actions by kind"))
     assert title == "Actions by kind"
     assert pixels.shape[2] == 4
     assert pixels.shape[0] > 100
@@ -35,11 +36,11 @@ def test_a_chart_is_a_picture_in_markdown(labels, values):
 
 def test_higher_bars_take_more_ink():
     def ink(*values):
-        blue = picture(bar_chart(["a", "b"], values, "t"))[1]
+        blue = picture(bar_chart(["a", "b"], {"actions": values}, "t"))[1]
         return int(((blue[..., 2] > 0.9) & (blue[..., 0] < 0.5) & (blue[..., 3] > 0.9)).sum())
 
     assert ink(2, 2) > ink(1, 2) > ink(None, 2) > 0
 
 
 def test_the_same_data_give_the_same_picture():
-    assert bar_chart(["a"], [1], "t") == bar_chart(["a"], [1], "t")
+    assert bar_chart(["a"], {"n": [1]}, "t") == bar_chart(["a"], {"n": [1]}, "t")

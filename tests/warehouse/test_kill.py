@@ -180,7 +180,7 @@ def test_killed_at_random_moments_a_partition_is_the_old_one_or_the_new_one(ware
         # What was committed stays; the write that was under way is there or not.
         assert check_warehouse(warehouse) in (written, written + 1)
         write(1)
-        assert check_warehouse(warehouse) == 1
+    assert check_warehouse(warehouse) == 1
 
 
 def test_killed_between_any_two_statements_a_partition_is_the_old_one_or_the_new_one(warehouse, processes):
@@ -240,3 +240,20 @@ def published_version(warehouse: Warehouse) -> int:
     assert Path(warehouse.published).stat().st_mode & 0o777 == 0o444
     with duckdb.connect(warehouse.published, read_only=True) as connection:
         return state(connection)
+
+
+def commit_and_be_killed(places: dict[str, str], version: int) -> None:
+    with Warehouse(**places).get_connection() as connection:
+        write_version(connection, version)
+        record_status(connection, TABLE.key, writing_times(connection, TABLE.key, DAYS), failed=[])
+        _kill_this_process()
+
+
+def test_what_a_killed_run_had_committed_is_published(warehouse, processes):
+    """It is only in the write-ahead log then, and the copy is made without one."""
+    process = processes.Process(target=commit_and_be_killed, args=(paths(warehouse), 1))
+    process.start()
+    process.join()
+    assert Path(warehouse.database + ".wal").stat().st_size > 0
+    publish(warehouse, ledger_of="operations.publications")
+    assert published_version(warehouse) == 1

@@ -1,3 +1,4 @@
+import datetime
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from pinnersage_assets.warehouse.sql_assets import sql_asset
 from pinnersage_assets.warehouse.sql_models import SqlModelError, load_sql_models
 from pinnersage_assets.warehouse.tables import SQL_FOLDER, SchemaError, all_tables, load_models, load_sources
 
+DAY = datetime.date(2026, 3, 1)
 DAYS = {"first_dt": "2026-03-01", "last_dt": "2026-03-02", "dimensions": 4}
 
 
@@ -67,11 +69,13 @@ def test_every_figure_and_chart_of_a_table_can_be_computed():
         for table in all_tables().values():
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {table.schema}")
             connection.execute(table.definition(4))
-            days = [DAYS["first_dt"], DAYS["last_dt"]]
-            assert partition_metadata(connection, table, days)["dagster/partition_row_count"] == 0
-            # And of a row of nulls, which makes the chart too.
-            connection.execute(f"INSERT INTO {table.key} (dt) VALUES (?)", [days[0]])
-            assert partition_metadata(connection, table, days)["dagster/partition_row_count"] == 1
+            # Of no rows, and of a row of nulls, which makes the chart too.
+            assert partition_metadata(connection, table, [DAY])[DAY]["dagster/partition_row_count"] == 0
+            connection.execute(f"INSERT INTO {table.key} (dt) VALUES (?)", [DAY])
+            metadata = partition_metadata(connection, table, [DAY])[DAY]
+            assert metadata["dagster/partition_row_count"] == 1
+            assert set(table.meta.get("figures", {})) <= set(metadata)
+            assert ("chart" in table.meta) == ("chart" in metadata)
 
 
 # Models that cannot be used.

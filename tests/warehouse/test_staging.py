@@ -290,7 +290,7 @@ def some_pins(draw):
     return pin(day, pin_id=draw(ids), created_at=created_at, embedding=draw(vectors))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     actions=st.lists(events(action), max_size=15),
     impressions=st.lists(events(impression), max_size=15),
