@@ -47,11 +47,12 @@ sql: $(INSTALLED)  ## A prompt for SQL on the published copy
 test: $(INSTALLED)  ## The tests that gate a change
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/python -m pytest -m "not slow"
+	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(INSTALLED)  ## All tests
 	@.venv/bin/ruff check .
-	@.venv/bin/python -m pytest
+	@.venv/bin/ruff format --check .
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 bench: $(INSTALLED)  ## The benchmarks
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done

@@ -13,9 +13,10 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import dagster as dg
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 SIMULATED_START_DATE = datetime.date(2026, 1, 1)
 SOURCES = ("simulated", "landing")
@@ -28,7 +29,12 @@ class Section(dg.Config, extra="forbid"):
 class WindowSettings(Section):
     """Which actions describe a user."""
 
-    days: int = Field(90, ge=1, description="Days of actions that are clustered, the partition's day included.")
+    days: int = Field(
+        90,
+        ge=1,
+        description="Days of actions that are clustered, the partition's day included. "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
+    )
     interest_actions: list[str] = Field(
         ["repin", "click"],
         description="Values of `action` that mean interest; all others are kept but never clustered.",
@@ -78,6 +84,12 @@ class RetrievalSettings(Section):
     margin: int = Field(
         100, ge=0, description="Neighbours fetched beyond a medoid's share, to replace those the user has seen."
     )
+
+    @model_validator(mode="after")
+    def _every_medoid_has_a_share(self) -> Self:
+        if self.budget < self.sampled_medoids:
+            raise ValueError(f"a budget of {self.budget} leaves nothing to each of {self.sampled_medoids} medoids")
+        return self
 
 
 class EvaluationSettings(Section):

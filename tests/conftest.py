@@ -15,6 +15,8 @@ os.environ["PINNERSAGE_DATA_DIR"] = _DATA.name
 def pytest_configure(config):
     # pytest resets the filters that the package sets; and these are Dagster's own affairs.
     for warning in (
+        "ignore::dagster.BetaWarning",
+        "ignore::dagster.PreviewWarning",
         "ignore:Asset job daily materializes assets with varying BackfillPolicies:UserWarning",
         "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning",
         "ignore:Function `JobDefinition.run_request_for_partition` is deprecated:DeprecationWarning",

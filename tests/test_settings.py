@@ -146,3 +146,8 @@ def test_only_the_folders_of_the_three_tables_count(tmp_path):
     (tmp_path / "landing/actions").mkdir(parents=True)
     (tmp_path / "landing/actions/dt=2024-01-01").write_text("a file")
     assert start_date(tmp_path, "refused/dt=2024-01-01", "pins/dt=2026-03-02") == datetime.date(2026, 3, 2)
+
+
+def test_a_budget_that_leaves_a_medoid_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"retrieval.*a budget of 2 leaves nothing to each of 3 medoids"):
+        load_settings(write(tmp_path, "[retrieval]\nbudget = 2\n"))

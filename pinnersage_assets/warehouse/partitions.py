@@ -203,12 +203,13 @@ class PartitionIOManager(dg.ConfigurableIOManager):
                     run_id=context.run_id,
                     code_version=context.asset_spec.code_version,
                 )
+                # In the same connection: opening another takes longer than these queries.
+                metadata = partition_metadata(connection, table, days)
         finally:
             if isinstance(obj, ParquetFiles):
                 obj.delete()
-        with self.warehouse.get_reader() as connection:
-            for day, metadata in partition_metadata(connection, table, days).items():
-                context.step_context.add_asset_metadata(metadata, context.asset_key, day.isoformat())
+        for day, of_the_day in metadata.items():
+            context.step_context.add_asset_metadata(of_the_day, context.asset_key, day.isoformat())
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """The rows of the partitions that the downstream partition reads."""

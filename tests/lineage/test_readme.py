@@ -6,9 +6,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pinnersage_assets.settings import Settings
+from pinnersage_assets.settings import Section, Settings
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -16,7 +16,7 @@ def settings_rows() -> list[str]:
     """The README's table of settings, as the settings themselves have it."""
     rows = [f"| `seed` | {Settings().seed} | {Settings.model_fields['seed'].description} |"]
     for section, field in Settings.model_fields.items():
-        if hasattr(field.default, "model_fields"):
+        if isinstance(field.default, Section):
             for name, setting in type(field.default).model_fields.items():
                 default = str(setting.default).replace("'", '"')
                 rows.append(f"| `{section}.{name}` | {default} | {setting.description} |")
@@ -37,8 +37,9 @@ def test_a_query_of_the_readme_runs_on_the_published_copy(world, query):
     with duckdb.connect(world.warehouse.published, read_only=True) as published:
         columns = [name for name, *_ in published.sql(query).description]
         # The dates and ids of the demo are not those of the small world of the tests.
-        query = query.replace("2026-04-10", str(world.last))
-        user = published.execute("SELECT min(user_id) FROM users.medoids WHERE dt = ?", [world.last]).fetchall()[0][0]
-        rows = published.sql(query.replace("= 42", f"= {user}")).fetchall()
+        [(last, user)] = published.execute(
+            "SELECT dt, max(user_id) FROM retrieval.recommendations GROUP BY dt ORDER BY dt DESC LIMIT 1"
+        ).fetchall()
+        rows = published.sql(query.replace("2026-04-10", str(last)).replace("= 42", f"= {user}")).fetchall()
     assert columns
     assert rows or "rejected" in query
