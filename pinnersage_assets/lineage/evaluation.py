@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.lineage import completeness
 from pinnersage_assets.lineage.completeness import inputs_are_complete
-from pinnersage_assets.lineage.retrieval import CORPUS_VECTORS, SEEN_CORPUS_PINS, drawn_medoids
-from pinnersage_assets.lineage.users import INTEREST_ACTIONS, window
+from pinnersage_assets.lineage.queries import (
+    CORPUS_VECTORS,
+    INTEREST_ACTIONS,
+    SEEN_CORPUS_PINS,
+    pin_vectors,
+    window,
+)
+from pinnersage_assets.lineage.retrieval import drawn_medoids
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_metrics import (
     Pairs,
@@ -134,13 +140,7 @@ def _yesterday(
 ) -> Knowledge:
     day = scope["day"]
     corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    pin_ids, vectors = warehouse.read_vectors(
-        f"""
-        SELECT pin_id, embedding FROM staging.pins
-        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM ({INTEREST_ACTIONS})) ORDER BY pin_id
-        """,
-        scope,
-    )
+    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
     numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
 
     def numbered(frame: pl.DataFrame, pin: str, ids: NDArray[np.int64], row: str) -> pl.DataFrame:
@@ -172,10 +172,8 @@ def _targets(warehouse: Warehouse, targets: pl.DataFrame, known: Knowledge, toda
         on="user_id",
         maintain_order="left",
     )
-    ids, vectors = warehouse.read_vectors(
-        "SELECT pin_id, embedding FROM staging.pins WHERE list_contains($pins, pin_id) ORDER BY pin_id",
-        {"pins": own["vector_pin_id"].drop_nulls().unique().to_list()},
-    )
+    wanted_pins = own["vector_pin_id"].drop_nulls().unique().to_list()
+    ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": wanted_pins})
     has_vector = own["vector_pin_id"].is_not_null().to_numpy()
     wanted = np.zeros((len(own), known.corpus.shape[1]), dtype=np.float32)
     wanted[has_vector] = vectors[np.searchsorted(ids, own["vector_pin_id"].drop_nulls().to_numpy())]

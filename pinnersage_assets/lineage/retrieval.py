@@ -21,7 +21,7 @@ from pinnersage_assets.ann.hnsw import (
     open_index,
     save,
 )
-from pinnersage_assets.lineage.users import window
+from pinnersage_assets.lineage.queries import CORPUS_VECTORS, SEEN_CORPUS_PINS, pin_vectors, window
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.pinnersage import draw_medoids
 from pinnersage_assets.model.population import batches, offsets_of
@@ -33,26 +33,7 @@ from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import ParquetFiles
 
-CORPUS_VECTORS = """
-    SELECT c.pin_id, p.embedding FROM corpus.pins AS c JOIN staging.pins AS p ON c.pin_id = p.pin_id
-    WHERE c.dt = $day ORDER BY c.pin_id
-"""
-
-# Corpus pins that a user acted on inside the window, in whatever way (a hidden pin must not come back), or
-# near-duplicates of such pins: never recommended.
-SEEN_CORPUS_PINS = """
-    WITH grouped AS (
-        SELECT p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
-        FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id AND d.dt <= $day
-        WHERE p.dt <= $day
-    )
-    SELECT DISTINCT a.user_id, c.pin_id
-    FROM staging.actions AS a
-    JOIN grouped AS acted ON a.pin_id = acted.pin_id
-    JOIN grouped AS same ON acted.pin_group = same.pin_group
-    JOIN corpus.pins AS c ON same.pin_id = c.pin_id AND c.dt = $day
-    WHERE a.dt BETWEEN $first AND $day
-"""
+_MEDOIDS = "SELECT medoid_pin_id FROM users.medoids WHERE dt = $day"
 
 # Candidate sets are made for so many medoids at once; each brings some hundred rows.
 _MEDOIDS_AT_ONCE = 5_000
@@ -138,13 +119,7 @@ def _index_of_earlier_run(
 
 
 def _sample_of_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) -> np.ndarray:
-    ids, vectors = warehouse.read_vectors(
-        """
-        SELECT pin_id, embedding FROM staging.pins
-        WHERE pin_id IN (SELECT medoid_pin_id FROM users.medoids WHERE dt = $day) ORDER BY pin_id
-        """,
-        {"day": day},
-    )
+    ids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
     order = np.argsort(keyed_uniform("recall sample", settings.seed, day.toordinal(), ids))
     return vectors[order[: settings.index.recall_sample]]
 
@@ -177,13 +152,7 @@ def medoid_neighbours(
     index = open_index(warehouse.data_folder / row["path"], row["sha256"], ids, vectors, row["expansion_search"])
     drawn = drawn_medoids(warehouse, settings, day)
     queries = drawn.group_by("medoid_pin_id").agg(depth=pl.col("share").max() + settings.retrieval.margin)
-    medoid_ids, medoid_vectors = warehouse.read_vectors(
-        """
-        SELECT pin_id, embedding FROM staging.pins
-        WHERE pin_id IN (SELECT medoid_pin_id FROM users.medoids WHERE dt = $day) ORDER BY pin_id
-        """,
-        {"day": day},
-    )
+    medoid_ids, medoid_vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
     found = []
     report, done = log_progress(context.log, "medoids"), 0
     # Medoids of equal depth are searched together: there are as many depths as medoids a user can have.

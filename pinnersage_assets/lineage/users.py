@@ -1,35 +1,18 @@
 """``users.*``: each user as many embeddings (paper, section 3.1)."""
 
-import datetime
-
 import dagster as dg
 import numpy as np
 import polars as pl
 
 from pinnersage_assets.lineage import completeness
 from pinnersage_assets.lineage.completeness import inputs_are_complete
+from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
 from pinnersage_assets.model.medoids import importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
-
-
-def window(day: datetime.date, settings: Settings) -> dict[str, object]:
-    """Query parameters for the actions that describe users as of a day."""
-    return {
-        "day": day,
-        "first": day - datetime.timedelta(days=settings.window.days - 1),
-        "interest": settings.window.interest_actions,
-    }
-
-
-# Actions of the window that mean interest.
-INTEREST_ACTIONS = """
-    SELECT user_id, pin_id, ts, action FROM staging.actions
-    WHERE dt BETWEEN $first AND $day AND list_contains($interest, action)
-"""
 
 
 @dg.asset(
@@ -51,13 +34,7 @@ def clusters(
         """,
         scope,
     )
-    pin_ids, vectors = warehouse.read_vectors(
-        f"""
-        SELECT pin_id, embedding FROM staging.pins
-        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM ({INTEREST_ACTIONS})) ORDER BY pin_id
-        """,
-        scope,
-    )
+    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
     known = acted.filter(pl.col("pin_id").is_in(pin_ids.tolist()))
     labels = cluster_users(
         known["user_id"].to_numpy(),
@@ -90,12 +67,8 @@ def medoids(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: S
         """,
         {"day": scope["day"]},
     ).with_columns(number=pl.struct("user_id", "cluster").rle_id())
-    pin_ids, vectors = warehouse.read_vectors(
-        """
-        SELECT pin_id, embedding FROM staging.pins
-        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM users.clusters WHERE dt = $day) ORDER BY pin_id
-        """,
-        {"day": scope["day"]},
+    pin_ids, vectors = pin_vectors(
+        warehouse, "SELECT pin_id FROM users.clusters WHERE dt = $day", {"day": scope["day"]}
     )
     found = find_medoids(
         members["number"].to_numpy().astype(np.int64),
