@@ -21,15 +21,15 @@ from pinnersage_assets.warehouse.tables import Column, Table
 PINS, DIMENSIONS = 200_000, 256
 DAY = datetime.date(2026, 1, 1)
 COLUMNS = (Column("dt", "DATE", ""), Column("pin_id", "BIGINT", ""), Column("embedding", f"FLOAT[{DIMENSIONS}]", ""))
-TABLE = Table(schema="bench", name="pins", description="", columns=COLUMNS, tests=(), meta={})
+TABLE = Table(schema="bench", name="pins", described_in=Path(), description="", columns=COLUMNS, tests=(), meta={})
 
 
-def main() -> None:
+def main(pins: int = PINS) -> None:
     """Print seconds and ratios."""
-    vectors = np.random.default_rng(0).standard_normal((PINS, DIMENSIONS), dtype=np.float32)
-    frame = pl.DataFrame({"pin_id": np.arange(PINS), "embedding": vectors})
+    vectors = np.random.default_rng(0).standard_normal((pins, DIMENSIONS), dtype=np.float32)
+    frame = pl.DataFrame({"pin_id": np.arange(pins), "embedding": vectors})
     with tempfile.TemporaryDirectory() as folder:
-        warehouse = Warehouse(database=str(Path(folder) / "warehouse" / "bench.duckdb"), published="")
+        warehouse = Warehouse(database=str(Path(folder) / "warehouse" / "pinnersage.duckdb"), published="")
         stock = duckdb.connect(str(Path(folder) / "stock.duckdb"), config={"python_enable_replacements": False})
         stock.execute(TABLE.definition(DIMENSIONS).replace("bench.pins", "pins"))
 
@@ -47,13 +47,12 @@ def main() -> None:
             some = [(DAY, int(pin), vector.tolist()) for pin, vector in zip(range(2000), vectors, strict=False)]
             stock.executemany("INSERT INTO pins VALUES (?, ?, ?)", some)
 
-        print(f"{PINS:,} pins of {DIMENSIONS} floats, best of 3")
+        print(f"{pins:,} pins of {DIMENSIONS} floats, best of 3")
         report("write", {
             "replace_partitions (one transaction, ledger, open and close)": (ours, 1.0),
             "DELETE, INSERT, CHECKPOINT (two transactions, open file)": (delete_and_insert, 1.0),
-            "executemany (2,000 rows, scaled up)": (row_by_row, PINS / 2000),
+            "executemany (2,000 rows, scaled up)": (row_by_row, pins / 2000),
         })  # fmt: skip
-        stock.execute("DELETE FROM pins WHERE pin_id IS NULL")
 
         def read_vectors() -> None:
             _, found = warehouse.read_vectors("SELECT pin_id, embedding FROM bench.pins")
@@ -65,7 +64,7 @@ def main() -> None:
 
         report("read into NumPy", {
             "read_vectors (open and close included)": (read_vectors, 1.0),
-            "fetchnumpy and stack (20,000 rows, scaled up)": (fetchnumpy, PINS / 20_000),
+            "fetchnumpy and stack (20,000 rows, scaled up)": (fetchnumpy, pins / 20_000),
         })  # fmt: skip
 
 

@@ -39,10 +39,11 @@ def demo(again: bool) -> None:
 @main.command()
 def sql() -> None:
     """A prompt for SQL on the published copy."""
-    from pinnersage_assets.definitions import defs
+    from pinnersage_assets.resources import build_resources
+    from pinnersage_assets.settings import Settings, read_environment
     from pinnersage_assets.warehouse.prompt import prompt
 
-    prompt(Path(defs.resources["warehouse"].published))
+    prompt(Path(build_resources(read_environment(), Settings())["warehouse"].published))
 
 
 @main.command()
@@ -92,7 +93,10 @@ def _report(run) -> None:
     for name, value in vars(report).items():
         click.echo(f"{name.replace('_', ' '):24} {value}")
     day = report.last_day
-    click.echo(f"\nLanded in {folder}. Next: PINNERSAGE_SOURCE=landing make backfill FROM={day} TO={day}")
+    click.echo(
+        f"\nLanded in {folder}. Next, in the shell:\n"
+        f"export PINNERSAGE_SOURCE=landing PINNERSAGE_DATA_DIR={folder.parent}\nmake backfill FROM={day} TO={day}"
+    )
 
 
 def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
@@ -100,9 +104,17 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
 
     from pinnersage_assets.backfill import BackfillError, backfill
     from pinnersage_assets.definitions import defs
-    from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+    from pinnersage_assets.lineage.raw import refuse_other_source
+    from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 
     started = time.monotonic()
+    complete = datetime.date.fromisoformat(DAILY.get_last_partition_key() or "0001-01-01")
+    if last > complete:
+        raise click.ClickException(f"{last} is not over yet (UTC): the last complete day is {complete}")
+    try:
+        refuse_other_source(defs.resources["warehouse"], defs.resources["source"])
+    except dg.Failure as failure:
+        raise click.ClickException(failure.description) from failure
     with dg.DagsterInstance.get() as instance:
         runs = backfill(
             defs,

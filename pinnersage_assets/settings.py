@@ -121,7 +121,7 @@ class SimulationSettings(Section):
 class Settings(dg.ConfigurableResource, extra="forbid"):
     """All settings; each section is documented by its own class."""
 
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
     window: WindowSettings = WindowSettings()
     clustering: ClusteringSettings = ClusteringSettings()
     corpus: CorpusSettings = CorpusSettings()

@@ -78,7 +78,8 @@ class HnswIndex:
 
 def fingerprint(ids: NDArray[np.int64], vectors: NDArray[np.float32], parameters: HnswParameters) -> str:
     """A short name for an index's content: equal input gives an equal name."""
-    digest = hashlib.sha256(repr(parameters).encode())
+    built_with = (parameters.connectivity, parameters.expansion_add, parameters.dtype)
+    digest = hashlib.sha256(repr(built_with).encode())
     digest.update(np.ascontiguousarray(ids))
     digest.update(np.ascontiguousarray(vectors))
     return digest.hexdigest()[:16]

@@ -1,34 +1,42 @@
 """The check that every earlier partition which a day reads is there and good.
 
 Dagster runs a partition whose inputs have holes. A window with a missing day gives clusters that look fine and are
-wrong, so a hole is a failed check, and its message says how to close it.
+wrong, so a hole is a failed check, and its message says how to close it. What a day reads is what its asset declares.
 """
 
 import datetime
+from typing import Any
 
-from pinnersage_assets.partitions import DAILY
+import dagster as dg
+
+from pinnersage_assets.partitions import DAILY, SAME_DAY, SETTINGS, WINDOW, YESTERDAYS_WINDOW
+from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 
-# First and last day that a day reads of a table; the first partition bounds them all.
-WINDOW = ("$last - ($window_days - 1)::INTEGER", "$last")
-HISTORY = ("$start", "$last")
-EARLIER = ("$start", "$last - 1")
-YESTERDAY = ("$last - 1", "$last - 1")
 
-
-def inputs_are_complete(**tables: tuple[str, str]) -> PartitionCheck:
-    """A check for an asset that takes one day a run.
-
-    Args:
-        **tables: the days that are read of each table, the table written as ``staging__actions``.
-    """
+def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
+    """The check for an asset that takes one day a run; None where it reads nothing but its own day."""
+    earlier = {
+        ".".join(dep.asset_key.path): dep.partition_mapping for dep in spec.deps if dep.partition_mapping != SAME_DAY
+    }
+    if not earlier:
+        return None
     needed = " UNION ALL ".join(
         f"""
-        SELECT '{table.replace("__", ".")}' AS table_name,
-            unnest(generate_series(greatest($start, ({first})::DATE), ({last})::DATE, INTERVAL 1 DAY))::DATE AS day
+        SELECT '{table}' AS table_name,
+            unnest(generate_series(greatest($start, $last + $from_{n}), $last + $to_{n}, INTERVAL 1 DAY))::DATE AS day
         """
-        for table, (first, last) in tables.items()
+        for n, table in enumerate(earlier)
     )
+
+    def parameters(settings: Settings) -> dict[str, Any]:
+        days: dict[str, Any] = {"start": datetime.date.fromisoformat(DAILY.get_first_partition_key())}
+        for n, mapping in enumerate(earlier.values()):
+            # A run may have set another window than the one that the mapping was made for.
+            longer = settings.window.days - SETTINGS.window.days if mapping in (WINDOW, YESTERDAYS_WINDOW) else 0
+            days |= {f"from_{n}": mapping.start_offset - longer, f"to_{n}": mapping.end_offset}
+        return days
+
     return PartitionCheck(
         "inputs_are_complete",
         "Every earlier day that the partition reads has been materialised and has passed its checks.",
@@ -39,9 +47,6 @@ def inputs_are_complete(**tables: tuple[str, str]) -> PartitionCheck:
         WHERE p.dt IS NULL GROUP BY n.table_name
         """,
         advice="Close the gap with `make backfill FROM={day} TO={day}`.",
-        reads=tuple(table.replace("__", ".") for table in tables),
-        parameters=lambda settings: {
-            "window_days": settings.window.days,
-            "start": datetime.date.fromisoformat(DAILY.get_first_partition_key()),
-        },
+        reads=tuple(earlier),
+        parameters=parameters,
     )

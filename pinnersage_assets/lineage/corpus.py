@@ -4,8 +4,6 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pinnersage_assets.lineage import completeness
-from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.model.corpus import exclusions
 from pinnersage_assets.model.near_duplicates import group_near_duplicates
 from pinnersage_assets.partitions import DAILY, EARLIER, HISTORY, partition_day, reads
@@ -98,8 +96,3 @@ def pins(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.DataFram
 
 
 ASSETS = [near_duplicates, excluded, pins]
-CHECKS = {
-    "corpus.near_duplicates": [
-        inputs_are_complete(staging__pins=completeness.HISTORY, corpus__near_duplicates=completeness.EARLIER),
-    ]
-}

@@ -11,8 +11,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import exact_search
-from pinnersage_assets.lineage import completeness
-from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.lineage.queries import (
     CORPUS_VECTORS,
     INTEREST_ACTIONS,
@@ -21,6 +19,7 @@ from pinnersage_assets.lineage.queries import (
     window,
 )
 from pinnersage_assets.lineage.retrieval import drawn_medoids
+from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_metrics import (
     Pairs,
@@ -140,12 +139,19 @@ def _yesterday(
 ) -> Knowledge:
     day = scope["day"]
     corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
+    pin_ids, vectors = pin_vectors(
+        warehouse,
+        f"""
+        SELECT pin_id FROM ({INTEREST_ACTIONS})
+        UNION SELECT medoid_pin_id FROM users.medoids WHERE dt = $day
+        """,
+        scope,
+    )
     numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
 
     def numbered(frame: pl.DataFrame, pin: str, ids: NDArray[np.int64], row: str) -> pl.DataFrame:
         own = frame.join(numbers, on="user_id", maintain_order="left")
-        return own.with_columns(pl.Series(row, np.searchsorted(ids, own[pin].to_numpy())))
+        return own.with_columns(pl.Series(row, rows_of(ids, own[pin].to_numpy())))
 
     seen_pins = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": scope["first"]})
     seen = numbered(seen_pins, "pin_id", corpus_ids, "row")
@@ -159,7 +165,7 @@ def _yesterday(
         actions=numbered(actions, "pin_id", pin_ids, "pin_row"),
         vectors=vectors,
         medoids=numbered(drawn_medoids(warehouse, settings, day), "medoid_pin_id", pin_ids, "pin_row"),
-        popular=popular_rows(np.searchsorted(corpus_ids, acted["pin_id"].to_numpy()), len(corpus)),
+        popular=popular_rows(rows_of(corpus_ids, acted["pin_id"].to_numpy()), len(corpus)),
         budget=settings.retrieval.budget,
         decay_per_day=settings.evaluation.decay_per_day,
         keys=(settings.seed, day.toordinal()),
@@ -176,10 +182,10 @@ def _targets(warehouse: Warehouse, targets: pl.DataFrame, known: Knowledge, toda
     ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": wanted_pins})
     has_vector = own["vector_pin_id"].is_not_null().to_numpy()
     wanted = np.zeros((len(own), known.corpus.shape[1]), dtype=np.float32)
-    wanted[has_vector] = vectors[np.searchsorted(ids, own["vector_pin_id"].drop_nulls().to_numpy())]
+    wanted[has_vector] = vectors[rows_of(ids, own["vector_pin_id"].drop_nulls().to_numpy())]
     in_corpus = own["corpus_pin_id"].is_not_null().to_numpy()
     rows = np.full(len(own), -1)
-    rows[in_corpus] = np.searchsorted(known.corpus_ids, own["corpus_pin_id"].drop_nulls().to_numpy())
+    rows[in_corpus] = rows_of(known.corpus_ids, own["corpus_pin_id"].drop_nulls().to_numpy())
     return Targets(own["user"].to_numpy(), rows, wanted)
 
 
@@ -203,8 +209,3 @@ def retrieval(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.Dat
 
 
 ASSETS = [retrieval_users, retrieval]
-CHECKS = {
-    "evaluation.retrieval_users": [
-        inputs_are_complete(users__medoids=completeness.YESTERDAY, corpus__pins=completeness.YESTERDAY),
-    ]
-}

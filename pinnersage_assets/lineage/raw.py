@@ -1,5 +1,7 @@
 """``raw.*``: what came in on a day, as it came. Whatever is wrong with a row is found in staging."""
 
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
@@ -9,6 +11,23 @@ from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.source import Source
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import ParquetFiles
+
+
+def refuse_other_source(warehouse: Warehouse, source: Source) -> None:
+    """Simulated and landed data must not meet in one warehouse: their ids mean different things.
+
+    Raises:
+        dg.Failure: the warehouse holds rows of the other kind of source.
+    """
+    landed = source.kind == "landing"
+    for table in TABLES:
+        # Landed rows, and only they, name their file.
+        query = f"SELECT 1 FROM raw.{table} WHERE (file IS NOT NULL) <> $landed LIMIT 1"
+        if Path(warehouse.database).exists() and len(warehouse.read(query, {"landed": landed})):
+            raise dg.Failure(
+                f"{warehouse.database} holds {'simulated' if landed else 'landed'} data, and PINNERSAGE_SOURCE is "
+                f"{source.kind}. Set PINNERSAGE_DATA_DIR to a directory of its own for each source."
+            )
 
 
 def _raw_asset(table: str) -> dg.AssetsDefinition:
@@ -22,6 +41,7 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
     def raw(
         context: dg.AssetExecutionContext, warehouse: Warehouse, source: Source, settings: Settings
     ) -> ParquetFiles:
+        refuse_other_source(warehouse, source)
         days = partition_days(context)
         rows_of = getattr(source.open(settings), table)
         report = log_progress(context.log, "days")
@@ -36,4 +56,5 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
     return raw
 
 
-ASSETS = [_raw_asset(table) for table in ("actions", "impressions", "pins")]
+TABLES = ("actions", "impressions", "pins")
+ASSETS = [_raw_asset(table) for table in TABLES]

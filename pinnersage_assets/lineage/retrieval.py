@@ -24,7 +24,7 @@ from pinnersage_assets.ann.hnsw import (
 from pinnersage_assets.lineage.queries import CORPUS_VECTORS, SEEN_CORPUS_PINS, pin_vectors, window
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.pinnersage import draw_medoids
-from pinnersage_assets.model.population import batches, offsets_of
+from pinnersage_assets.model.population import batches, offsets_of, rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
@@ -157,7 +157,7 @@ def medoid_neighbours(
     report, done = log_progress(context.log, "medoids"), 0
     # Medoids of equal depth are searched together: there are as many depths as medoids a user can have.
     for (depth,), group in queries.sort("depth", "medoid_pin_id").group_by("depth", maintain_order=True):
-        rows = np.searchsorted(medoid_ids, group["medoid_pin_id"].to_numpy())
+        rows = rows_of(medoid_ids, group["medoid_pin_id"].to_numpy())
         pin_ids, cosines = index.search(medoid_vectors[rows], depth)
         found.append(_neighbours(group["medoid_pin_id"], pin_ids, cosines))
         report(done := done + len(group), len(queries))

@@ -1,14 +1,12 @@
 """``users.*``: each user as many embeddings (paper, section 3.1)."""
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from pinnersage_assets.lineage import completeness
-from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
 from pinnersage_assets.model.medoids import importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
+from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
@@ -38,7 +36,7 @@ def clusters(
     known = acted.filter(pl.col("pin_id").is_in(pin_ids.tolist()))
     labels = cluster_users(
         known["user_id"].to_numpy(),
-        np.searchsorted(pin_ids, known["pin_id"].to_numpy()),
+        rows_of(pin_ids, known["pin_id"].to_numpy()),
         known["actions"].to_numpy(),
         vectors,
         settings.clustering.alpha,
@@ -60,53 +58,47 @@ def clusters(
 def medoids(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """The medoid of each cluster, and its importance from the cluster's actions."""
     scope = window(partition_day(context), settings)
-    members = warehouse.read(
-        """
-        SELECT user_id, cluster, pin_id, actions FROM users.clusters
-        WHERE dt = $day ORDER BY user_id, cluster, pin_id
+    members = warehouse.read(f"FROM ({_MEMBERS}) ORDER BY number, pin_id", {"day": scope["day"]})
+    ages = warehouse.read(
+        f"""
+        SELECT m.number, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
+        FROM ({_MEMBERS}) AS m JOIN ({INTEREST_ACTIONS}) AS a ON m.user_id = a.user_id AND m.pin_id = a.pin_id
+        ORDER BY m.number, age
         """,
-        {"day": scope["day"]},
-    ).with_columns(number=pl.struct("user_id", "cluster").rle_id())
+        scope,
+    )
+    if len(ages) != members["actions"].sum():
+        raise dg.Failure(
+            f"users.clusters of {scope['day']} is not of the window as it is now ({members['actions'].sum()} actions, "
+            f"now {len(ages)}): materialise users.clusters again, then this"
+        )
     pin_ids, vectors = pin_vectors(
         warehouse, "SELECT pin_id FROM users.clusters WHERE dt = $day", {"day": scope["day"]}
     )
+    numbers = members["number"].to_numpy()
     found = find_medoids(
-        members["number"].to_numpy().astype(np.int64),
+        numbers,
         members["pin_id"].to_numpy(),
-        np.searchsorted(pin_ids, members["pin_id"].to_numpy()),
+        rows_of(pin_ids, members["pin_id"].to_numpy()),
         members["actions"].to_numpy(),
         vectors,
         log_progress(context.log, "clusters"),
     )
-    ages = warehouse.read(
-        f"""
-        SELECT c.user_id, c.cluster, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
-        FROM users.clusters AS c JOIN ({INTEREST_ACTIONS}) AS a ON c.user_id = a.user_id AND c.pin_id = a.pin_id
-        WHERE c.dt = $day ORDER BY c.user_id, c.cluster, age
-        """,
-        scope,
+    weights = importance(
+        ages["age"].to_numpy(), ages["number"].to_numpy(), settings.clustering.decay_per_day, len(found)
     )
     return (
-        members.group_by("user_id", "cluster", "number", maintain_order=True)
+        members.group_by("number", "user_id", "cluster", maintain_order=True)
         .agg(size=pl.col("actions").sum())
-        .with_columns(
-            medoid_pin_id=pl.Series(found),
-            importance=pl.Series(
-                importance(
-                    ages["age"].to_numpy(),
-                    ages.select(pl.struct("user_id", "cluster").rle_id())["user_id"].to_numpy().astype(np.int64),
-                    settings.clustering.decay_per_day,
-                    len(found),
-                )
-            ),
-        )
+        .with_columns(medoid_pin_id=pl.Series(found), importance=pl.Series(weights))
         .drop("number")
     )
 
 
+# The day's clusters by member, numbered over all users.
+_MEMBERS = """
+    SELECT user_id, cluster, pin_id, actions, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
+    FROM users.clusters WHERE dt = $day
+"""
+
 ASSETS = [clusters, medoids]
-CHECKS = {
-    "users.clusters": [
-        inputs_are_complete(staging__actions=completeness.WINDOW, staging__pins=completeness.HISTORY),
-    ]
-}

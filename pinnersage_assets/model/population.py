@@ -30,3 +30,23 @@ def batches(offsets: NDArray[np.int64], rows: int = BATCH_ROWS) -> Iterator[tupl
         last = max(last, first + 1)
         yield first, last
         first = last
+
+
+def rows_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where ids stand in an array.
+
+    Args:
+        ids: (n,) ascending, each once.
+        wanted: (m,) some of them, in any order.
+
+    Returns:
+        rows (m,) int64: ids[rows] is wanted.
+
+    Raises:
+        ValueError: an id is not there; names one.
+    """
+    rows = np.searchsorted(ids, wanted)
+    missing = np.flatnonzero(ids[np.minimum(rows, len(ids) - 1)] != wanted) if len(ids) else np.arange(len(wanted))
+    if len(missing):
+        raise ValueError(f"{len(missing)} of {len(wanted)} ids are not among {len(ids)}, such as {wanted[missing[0]]}")
+    return rows

@@ -206,7 +206,12 @@ def _convert(values: pl.Series, target: pl.DataType, file: str) -> pl.Series:
         # With a zone or without, what is stored counts from 1970 in UTC. (Polars panics on years that it cannot show.)
         values = values.to_physical().cast(pl.Datetime(source.time_unit))
     converted = values.cast(target, strict=False)
-    lost = values.to_physical().filter(converted.is_null() & values.is_not_null())
+    is_lost = converted.is_null() & values.is_not_null()
+    if source.is_float() and target.is_integer():
+        values = values.fill_nan(None)
+        # Beyond 2^53 a float stands for several integers.
+        is_lost = values.is_not_null() & ((values != values.round()) | (values.abs() >= 2**53))
+    lost = values.to_physical().filter(is_lost)
     if lost.len():
         raise LandingError(
             f"{file}: column {values.name} ({source}) has {lost.len()} values outside {target}, such as {lost[0]}; "
@@ -219,7 +224,8 @@ def _converts(column: str, source: pl.DataType, target: pl.DataType) -> bool:
     if source == pl.Null:
         return True
     if target.is_integer():
-        return source.is_integer()
+        # Whole floats are how pandas writes integers among which some are missing.
+        return source.is_integer() or source.is_float()
     if target.is_float():
         return source.is_numeric()
     if target == pl.String:

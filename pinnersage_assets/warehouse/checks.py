@@ -60,6 +60,7 @@ def _not_null(table: Table, columns: Sequence[str]) -> PartitionCheck:
 def _check_of_test(table: Table, test: TableTest, table_of_model: Mapping[str, str]) -> PartitionCheck:
     expression, written = test.expression, f"SELECT * FROM {table.key} WHERE dt BETWEEN $first AND $last"
     reads: tuple[str, ...] = ()
+    advice = ""
     if test.kind == "accepted_values":
         values = ", ".join("'" + str(value).replace("'", "''") + "'" for value in test.arguments["values"])
         description = f"`{expression}` is one of {values}."
@@ -78,13 +79,17 @@ def _check_of_test(table: Table, test: TableTest, table_of_model: Mapping[str, s
     else:
         # An expression without dt must be unique over all days, not only over those just written.
         daily = re.search(r"\bdt\b", expression)
-        everywhere = written if daily else f"SELECT * FROM {table.key} WHERE dt <= $last"
+        everywhere = written if daily else f"FROM {table.key}"
         description = f"`{expression}` is unique{'' if daily else ' over all days'}."
         failures = (
-            f"SELECT max(dt) AS dt, {expression} AS repeated, count(*) AS times FROM ({everywhere}) "
-            f"WHERE {expression} IS NOT NULL GROUP BY {expression} HAVING count(*) > 1 AND max(dt) >= $first"
+            "SELECT max(dt) FILTER (dt BETWEEN $first AND $last) AS dt, min(dt) AS first_day, max(dt) AS last_day, "
+            f"{expression} AS repeated, count(*) AS times FROM ({everywhere}) "
+            f"WHERE {expression} IS NOT NULL GROUP BY {expression} HAVING count(*) > 1 AND dt IS NOT NULL"
         )
-    return PartitionCheck(test.name, description, failures, test.blocking, reads)
+        if not daily:
+            # A day that is materialised again can take what a later day already has.
+            advice = "Materialise the later of the days that share it again, with what is upstream, and then this one."
+    return PartitionCheck(test.name, description, failures, test.blocking, reads, advice)
 
 
 def table_checks(

@@ -203,11 +203,11 @@ class PartitionIOManager(dg.ConfigurableIOManager):
                     run_id=context.run_id,
                     code_version=context.asset_spec.code_version,
                 )
-                # In the same connection: opening another takes longer than these queries.
-                metadata = partition_metadata(connection, table, days)
         finally:
             if isinstance(obj, ParquetFiles):
                 obj.delete()
+        with self.warehouse.get_reader() as connection:
+            metadata = partition_metadata(connection, table, days)
         for day, of_the_day in metadata.items():
             context.step_context.add_asset_metadata(of_the_day, context.asset_key, day.isoformat())
 

@@ -44,6 +44,7 @@ class SqlModel:
     path: Path
     text: str
     reads: frozenset[str]
+    declared: Mapping[str, Any]
 
     @property
     def version(self) -> str:
@@ -51,8 +52,8 @@ class SqlModel:
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The SELECT statement for some values of the variables."""
-        return _JINJA.from_string(self.text).render(var=variables.__getitem__)
+        """The SELECT statement for what a run knows; other variables have their value in dbt_project.yml."""
+        return _JINJA.from_string(self.text).render(var={**self.declared, **variables}.__getitem__)
 
 
 class _Folder:
@@ -125,7 +126,7 @@ class _Folder:
             raise SqlModelError(
                 f"{path} does not read {', '.join(sorted(unread))}, which its schema.yml names under `meta: reads`"
             )
-        self.loaded[name] = SqlModel(table, path, text, frozenset(reads))
+        self.loaded[name] = SqlModel(table, path, text, frozenset(reads), self.variables)
         return self.loaded[name]
 
 

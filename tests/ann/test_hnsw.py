@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,9 +147,11 @@ def test_a_fingerprint_tells_inputs_apart(pins):
         fingerprint(ids, vectors, PARAMETERS),
         fingerprint(ids + 1, vectors, PARAMETERS),
         fingerprint(ids, other, PARAMETERS),
-        fingerprint(ids, vectors, HnswParameters(16, 128, 201, "bf16")),
+        fingerprint(ids, vectors, HnswParameters(16, 129, 200, "bf16")),
     ]
     assert len(set(prints)) == 4
+    # How it is searched is not in the file.
+    assert fingerprint(ids, vectors, replace(PARAMETERS, expansion_search=201)) == prints[0]
     assert fingerprint(ids.copy(), np.asfortranarray(vectors), PARAMETERS) == prints[0]
 
 

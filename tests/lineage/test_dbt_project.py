@@ -36,7 +36,7 @@ def test_dbt_builds_the_same_rows(world, tmp_path):
     done = subprocess.run(
         [Path(sys.executable).with_name("dbt"), "build", "--profiles-dir", ".", "--vars", variables],
         cwd=project,
-        env={**os.environ, "PINNERSAGE_DATA_DIR": str(data), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
+        env={**os.environ, "PINNERSAGE_DBT_DATABASE": str(warehouse)},
         capture_output=True,
         text=True,
         check=False,

@@ -28,7 +28,7 @@ budget = 90
 def published(tmp_path_factory):
     """The published copy after a backfill of one day, eight days after the slice begins."""
     if not SHEET.exists():
-        pytest.skip(f"{SHEET} is missing: see data/README.md for where to get it")
+        pytest.skip(f"{SHEET} is missing: README.md, Online Retail II, says where to get it")
     folder = tmp_path_factory.mktemp("retail")
     data = folder / "data"
     in_slice = pl.col("InvoiceDate").cast(pl.String).str.slice(0, 10).is_between(pl.lit(str(FIRST)), pl.lit(str(DAY)))

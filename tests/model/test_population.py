@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pinnersage_assets.model.population import batches, offsets_of
+from pinnersage_assets.model.population import batches, offsets_of, rows_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,17 @@ def test_batches_cover_all_owners_in_order_and_split_none(seed, rows):
 
 def test_nobody_is_no_batch():
     assert list(batches(np.array([0]))) == []
+
+
+def test_rows_of_finds_each_id():
+    ids = np.array([-3, 0, 7, 9])
+    assert rows_of(ids, np.array([9, -3, 7, 7])).tolist() == [3, 0, 2, 2]
+    assert rows_of(ids, np.empty(0, np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("missing", [-4, 1, 10])
+def test_rows_of_never_gives_a_neighbour(missing):
+    with pytest.raises(ValueError, match=f"1 of 2 ids are not among 4, such as {missing}"):
+        rows_of(np.array([-3, 0, 7, 9]), np.array([7, missing]))
+    with pytest.raises(ValueError, match="2 of 2 ids are not among 0"):
+        rows_of(np.empty(0, np.int64), np.array([7, missing]))

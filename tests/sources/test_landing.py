@@ -196,6 +196,12 @@ def test_files_of_one_day_may_differ_in_types_and_optional_columns(tmp_path):
     assert LandingSource(tmp_path).pins(DAY)["title"].to_list() == ["a", None]
 
 
+def test_whole_floats_are_integers_and_nan_is_null(tmp_path):
+    """As pandas writes a column of integers in which some are missing."""
+    land(tmp_path, actions(user_id=pa.array([float("nan")]), pin_id=pa.array([7.0])))
+    assert LandingSource(tmp_path).actions(DAY).select("user_id", "pin_id").rows() == [(None, 7)]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -205,7 +211,9 @@ def test_files_of_one_day_may_differ_in_types_and_optional_columns(tmp_path):
             {"pin_id": ["abc"]},
             r"column pin_id is String .*64-bit integers.*python -m pinnersage_assets import-events",
         ),
-        ({"pin_id": pa.array([1.0])}, r"column pin_id is Float64 and must be a 64-bit integer"),
+        ({"pin_id": pa.array([1.5])}, r"column pin_id \(Float64\) has 1 values outside Int64, such as 1.5"),
+        ({"pin_id": pa.array([2.0**53])}, r"column pin_id \(Float64\) has 1 values outside Int64"),
+        ({"pin_id": pa.array([True])}, r"column pin_id is Boolean and must be a 64-bit integer"),
         ({"action": pa.array([1])}, r"column action is Int64 and must be text"),
         ({"ts": ["2026-03-01"]}, r"column ts is String and must be a timestamp"),
         ({"ts": pa.array([DAY])}, r"column ts is Date and must be a timestamp"),

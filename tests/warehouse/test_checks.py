@@ -123,8 +123,10 @@ def test_unique_over_all_days(evaluate_test, ledger):
     again = rows((DAYS[2], 1, 1), (DAYS[2], None, 1), (DAYS[3], None, 1))
     assert failing_rows(evaluate_test(test, DAYS[2:], again)) == 1
     assert statuses(ledger) == ["passed", "passed", "failed", "passed"]
-    # An earlier day is not blamed for what comes after it.
-    assert failing_rows(evaluate_test(test, DAYS[:1], rows((DAYS[0], 1, 1)))) == 0
+    # A day that is written again must not take what a later day has: both would stay in the table.
+    taken = evaluate_test(test, DAYS[1:2], rows((DAYS[1], 1, 1)))
+    assert failing_rows(taken) == 1
+    assert "Materialise the later of the days" in taken.description
 
 
 def test_an_expression_is_of_a_day_only_where_it_names_dt():
