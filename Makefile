@@ -17,9 +17,9 @@ help:  ## This list
 # One stamp for what is installed: made anew only when a requirement changes.
 INSTALLED := .venv/installed-$(EXTRAS)
 $(INSTALLED): pyproject.toml constraints.txt
+	@test -x .venv/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "'$(PYTHON)' is not Python 3.11 or newer. Name one that is: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing into .venv (a minute or so) ..."
-	@test -x .venv/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12" >&2; exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv \
 		|| { echo "'$(PYTHON) -m venv' failed: Debian and Ubuntu need the package python3-venv" >&2; exit 1; }
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
@@ -34,10 +34,10 @@ demo: export PINNERSAGE_SOURCE = simulated
 demo: $(INSTALLED) $(HOME_FILE)  ## 100 simulated days, and the whole lineage for the last three
 	@$(RUN) demo $(if $(AGAIN),--again)
 
-dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000
+dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000 (or PORT=...)
 	@.venv/bin/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
-backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO=YYYY-MM-DD
+backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO=YYYY-MM-DD; AGAIN=1 redoes complete days
 	@test -n "$(FROM)" -a -n "$(TO)" || { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10" >&2; exit 2; }
 	@$(RUN) backfill --from $(FROM) --to $(TO) $(if $(AGAIN),--again)
 

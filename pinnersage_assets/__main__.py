@@ -10,7 +10,17 @@ import click
 _DATE = click.DateTime(formats=["%Y-%m-%d"])
 
 
-@click.group()
+class _Commands(click.Group):
+    """Errors in the environment, in settings.toml or in a SQL model are for the user: a message, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands)
 def main() -> None:
     """PinnerSage on Dagster."""
 
@@ -111,6 +121,8 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
     complete = datetime.date.fromisoformat(DAILY.get_last_partition_key() or "0001-01-01")
     if last > complete:
         raise click.ClickException(f"{last} is not over yet (UTC): the last complete day is {complete}")
+    if ENVIRONMENT.source == "landing" and not any(ENVIRONMENT.data_dir.glob("landing/*/dt=*")):
+        raise click.ClickException(f"there are no folders landing/*/dt=YYYY-MM-DD in {ENVIRONMENT.data_dir}")
     try:
         refuse_other_source(defs.resources["warehouse"], defs.resources["source"])
     except dg.Failure as failure:
@@ -146,11 +158,12 @@ def _show_demo(day: datetime.date) -> None:
 
     warehouse, tomorrow = defs.resources["warehouse"], day + datetime.timedelta(days=1)
     with duckdb.connect(warehouse.published, read_only=True) as published:
-        click.echo(f"\nModels of the day before, judged on the actions of {day} (evaluation.retrieval):\n")
+        click.echo(f"\nModels of the day before, judged on the actions of {day} (evaluation.retrieval).")
+        click.echo("400 random pins reach much relevance too, so compare by recall:\n")
         query = """
             SELECT model, round(relevance, 3) AS relevance, round(recall, 3) AS recall,
                 round(set_size, 1) AS set_size, users
-            FROM evaluation.retrieval WHERE dt = ? ORDER BY relevance DESC
+            FROM evaluation.retrieval WHERE dt = ? ORDER BY recall DESC
         """
         click.echo(str(published.sql(query, params=[day])))
         [(path,)] = published.execute("SELECT path FROM retrieval.hnsw_index WHERE dt = ?", [day]).fetchall()

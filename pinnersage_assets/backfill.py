@@ -61,10 +61,10 @@ def plan_backfill(
     Raises:
         ValueError: the days are out of order or before the first partition.
     """
-    if not start <= first <= last:
-        raise ValueError(
-            f"cannot backfill {first} to {last}: days must be in order, and the first partition is {start}"
-        )
+    if first < start:
+        raise ValueError(f"cannot backfill {first}: the first partition is {start}")
+    if last < first:
+        raise ValueError(f"cannot backfill {first} to {last}: the last day is before the first")
     yesterday = first - _ONE_DAY
     window_start = max(start, yesterday - (window_days - 1) * _ONE_DAY)
 
@@ -98,6 +98,7 @@ def backfill(
     Raises:
         ValueError: as `plan_backfill`.
         BackfillError: a run failed, or a blocking check of it. Mend the cause and call again: it goes on from there.
+        KeyboardInterrupt: a run was interrupted.
     """
     done = _done(defs, warehouse)
     for run in plan_backfill(defs, done, start, window_days, first, last, again):
@@ -115,6 +116,8 @@ def backfill(
             raise_on_error=False,
         )
         failed = [event for event in result.all_events if event.is_step_failure]
+        if any(_is_interrupt(event) for event in failed):
+            raise KeyboardInterrupt
         if not result.success or failed:
             checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
             reasons = [f"{event.step_key}: {_cause(event)}" for event in failed]
@@ -129,6 +132,13 @@ def backfill(
 
 # By this tag the UI lists a run under its job; the location's name is that of workspace.yaml.
 _CODE_LOCATION = {".dagster/repository": "__repository__@pinnersage"}
+
+
+def _is_interrupt(failure: dg.DagsterEvent) -> bool:
+    error = failure.step_failure_data.error
+    while error is not None and error.cls_name not in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
+        error = error.cause
+    return error is not None
 
 
 def _cause(failure: dg.DagsterEvent) -> str:

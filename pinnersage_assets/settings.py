@@ -145,6 +145,7 @@ def load_settings(path: Path) -> Settings:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = problems.replace("Extra inputs are not permitted", "there is no such setting")
         raise ValueError(f"{path} has settings that cannot be used: {problems}") from error
 
 
