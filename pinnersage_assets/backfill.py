@@ -97,8 +97,8 @@ def backfill(
 
     Raises:
         ValueError: as `plan_backfill`.
-        BackfillError: a run failed, or a blocking check of it. Mend the cause and call again: it goes on from there.
-        KeyboardInterrupt: a run was interrupted.
+        BackfillError: a run failed, or a blocking check of it, or it was interrupted. Call again, once the cause is
+            mended: it goes on from there.
     """
     done = _done(defs, warehouse)
     for run in plan_backfill(defs, done, start, window_days, first, last, again):
@@ -117,7 +117,7 @@ def backfill(
         )
         failed = [event for event in result.all_events if event.is_step_failure]
         if any(_is_interrupt(event) for event in failed):
-            raise KeyboardInterrupt
+            raise BackfillError(f"{run} was interrupted; the same command goes on from here")
         if not result.success or failed:
             checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
             reasons = [f"{event.step_key}: {_cause(event)}" for event in failed]
