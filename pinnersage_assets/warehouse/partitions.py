@@ -18,7 +18,7 @@ import duckdb
 import polars as pl
 
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.dimensions import embedding_dimensions
+from pinnersage_assets.warehouse.dimensions import UNKNOWN, embedding_dimensions
 from pinnersage_assets.warehouse.figures import partition_metadata
 from pinnersage_assets.warehouse.ledger import record_partitions
 from pinnersage_assets.warehouse.tables import Table, all_tables
@@ -120,14 +120,14 @@ def replace_partitions(
 
 def _create_tables(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Create every declared table, so that a query about what was never written finds no rows rather than no table."""
-    dimensions = embedding_dimensions(connection)
     listed = "SELECT schema_name || '.' || table_name FROM duckdb_tables()"
     existing = {key for (key,) in connection.execute(listed).fetchall()}
-    for other in (*all_tables().values(), table):
-        if other.key not in existing:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {other.schema}")
-            connection.execute(other.definition(dimensions))
-            existing.add(other.key)
+    missing = {other.key: other for other in (*all_tables().values(), table) if other.key not in existing}
+    # Finding the length of embeddings takes longer than all else here.
+    dimensions = embedding_dimensions(connection) if missing or table.has_embeddings else UNKNOWN
+    for other in missing.values():
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {other.schema}")
+        connection.execute(other.definition(dimensions))
     definition = table.definition(dimensions)
     if _same_columns(connection, table, definition):
         return

@@ -68,6 +68,11 @@ class Table:
         """Such as ``users.medoids``: the table's name in SQL and, split at the dot, the asset's key."""
         return f"{self.schema}.{self.name}"
 
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether a column's type depends on the length of embeddings."""
+        return any("[N]" in column.type for column in self.columns)
+
     def definition(self, dimensions: int) -> str:
         """The ``CREATE TABLE`` statement; ``dimensions`` is the length of embeddings."""
         columns = ", ".join(f'"{c.name}" {c.type.replace("[N]", f"[{dimensions}]")}' for c in self.columns)
