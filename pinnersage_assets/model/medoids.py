@@ -7,8 +7,6 @@ whole population at once, and what they return for a user does not depend on the
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pinnersage_assets.model.ward import check_offsets
-
 # Members whose squared distances to the mean differ by less than this share are equally near; without it rounding
 # would choose between the two pins of every pair.
 TIE = 1e-6
@@ -17,41 +15,6 @@ TIE = 1e-6
 # mean falls on a member.
 _ROUNDING = 1e-20
 _CHUNK_BYTES = 64 * 2**20  # of temporaries; only a single cluster that is larger takes more
-
-
-def cluster_ids(offsets: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the clusters of all users consecutive numbers, one user after another.
-
-    Args:
-        offsets: (users + 1,) integers: user u owns rows offsets[u]:offsets[u + 1].
-        labels: (rows,) integers, the cluster of each row within its user: every number from 0 up occurs.
-
-    Returns:
-        clusters: (rows,) int64, the cluster of each row within the population.
-        first_cluster: (users + 1,) int64: user u owns clusters first_cluster[u]:first_cluster[u + 1].
-
-    Raises:
-        ValueError: offsets or labels are not as described above; names the argument.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
-        raise ValueError(f"labels must be one-dimensional integers, not {labels.dtype} of shape {labels.shape}")
-    offsets = check_offsets(offsets, labels.size)
-    labels = labels.astype(np.int64)
-    if labels.size and not (labels.min() >= 0 and labels.max() < labels.size):
-        raise ValueError(
-            f"labels must be 0, 1, 2, ...: {labels.min()} to {labels.max()} cannot be for {labels.size} rows"
-        )
-    n_clusters = np.zeros(len(offsets) - 1, dtype=np.int64)
-    users = np.flatnonzero(np.diff(offsets))
-    if users.size:
-        n_clusters[users] = np.maximum.reduceat(labels, offsets[users]) + 1
-    first_cluster = np.concatenate([[0], np.cumsum(n_clusters)])
-    clusters = labels + np.repeat(first_cluster[:-1], np.diff(offsets))
-    # A population with more clusters than rows has gaps, and is not worth counting out.
-    if first_cluster[-1] > labels.size or not np.bincount(clusters).all():
-        raise ValueError("labels must be 0, 1, 2, ... without gaps for each user")
-    return clusters, first_cluster
 
 
 def medoids(

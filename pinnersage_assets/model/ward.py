@@ -63,7 +63,7 @@ def ward_many(
     Raises:
         ValueError: an argument is not as described above; names the argument, and the user where there is one.
     """
-    offsets = check_offsets(offsets, len(np.atleast_1d(points)))
+    offsets = _check_offsets(offsets, len(np.atleast_1d(points)))
     points, sizes = _check_input(points, alpha, counts, offsets)
     labels = np.empty(len(points), dtype=np.int32)
     for start, end in itertools.pairwise(offsets):
@@ -153,7 +153,7 @@ def lance_williams(d_ik: ArrayLike, d_jk: ArrayLike, d_ij: ArrayLike, n_i: Array
     return np.maximum(merged, np.minimum(d_ik, d_jk))
 
 
-def check_offsets(offsets: ArrayLike, rows: int) -> NDArray[np.int64]:
+def _check_offsets(offsets: ArrayLike, rows: int) -> NDArray[np.int64]:
     """Offsets of users into rows, as (users + 1,) int64.
 
     Raises:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from pinnersage_assets.model import medoids as module
-from pinnersage_assets.model.medoids import cluster_ids, importance, medoids, sample_by_importance
+from pinnersage_assets.model.medoids import importance, medoids, sample_by_importance
 from pinnersage_assets.model.randomness import keyed_uniform
 
 
@@ -91,13 +91,6 @@ def test_members_on_the_mean_but_for_rounding_are_ties():
     assert medoids(points, [4, 3, 2, 1], [0, 0, 0, 0])[0] == 3
 
 
-def test_clusters_of_all_users_get_consecutive_numbers():
-    clusters, first_cluster = cluster_ids([0, 3, 3, 4, 6], np.array([0, 1, 0, 0, 0, 1], dtype=np.int32))
-    np.testing.assert_array_equal(clusters, [0, 1, 0, 2, 3, 4])
-    np.testing.assert_array_equal(first_cluster, [0, 2, 2, 3, 5])
-    assert clusters.dtype == first_cluster.dtype == np.int64
-
-
 def test_importance_is_equation_3():
     rng = np.random.default_rng(3)
     ages, clusters = rng.uniform(0, 90, 500), rng.integers(20, size=500)
@@ -156,9 +149,6 @@ def test_nothing_in_gives_nothing_out():
     assert medoids(np.empty((0, 3), dtype=np.float32), nothing, nothing).shape == (0,)
     np.testing.assert_array_equal(importance([], nothing, 0.01, 3), [0, 0, 0])
     assert sample_by_importance([], nothing, 3, []).shape == (0,)
-    clusters, first_cluster = cluster_ids([0, 0, 0], nothing)
-    assert clusters.shape == (0,)
-    np.testing.assert_array_equal(first_cluster, [0, 0, 0])
 
 
 TWO = np.zeros((2, 2), dtype=np.float32)
@@ -167,11 +157,6 @@ TWO = np.zeros((2, 2), dtype=np.float32)
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (cluster_ids, ([0, 2], [0, -1]), "^labels must be 0, 1, 2"),
-        (cluster_ids, ([0, 2], [0, 2]), "^labels must be 0, 1, 2"),
-        (cluster_ids, ([0, 3], [0, 2, 0]), "^labels must be 0, 1, 2"),
-        (cluster_ids, ([0, 2], [0.0, 1.0]), "^labels must be one-dimensional integers"),
-        (cluster_ids, ([0, 1], [0, 1]), "^offsets must start at 0 and end"),
         (medoids, (TWO[0], [1, 2], [0, 0]), "^points must be finite and of shape"),
         (medoids, (TWO + np.inf, [1, 2], [0, 0]), "^points must be finite"),
         (medoids, (TWO, [1], [0, 0]), "^pin_ids must be 2 integers"),
