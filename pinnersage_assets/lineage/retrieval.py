@@ -70,7 +70,7 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     parameters = _parameters(settings)
     path = Path(f"index/dt={day}/hnsw-{fingerprint(ids, vectors, parameters)}.usearch")
     started = time.perf_counter()
-    index = _index_of_earlier_run(context, warehouse, path, ids, vectors)
+    index = _index_of_earlier_run(context, warehouse, path, ids, vectors, parameters.expansion_search)
     build_seconds = 0.0
     if index is None:
         index = build(ids, vectors, parameters, log_progress(context.log, "pins"))
@@ -104,15 +104,16 @@ def _index_of_earlier_run(
     path: Path,
     ids: np.ndarray,
     vectors: np.ndarray,
+    expansion_search: int,
 ) -> HnswIndex | None:
     """The index of an earlier run of this partition, if it was built from the same and its file is unharmed."""
     rows = warehouse.read(
-        "SELECT path, sha256, expansion_search FROM retrieval.hnsw_index WHERE dt = $day AND path = $path",
+        "SELECT sha256 FROM retrieval.hnsw_index WHERE dt = $day AND path = $path",
         {"day": partition_day(context), "path": str(path)},
     ).to_dicts()
     for row in rows:
         try:
-            return open_index(warehouse.data_folder / path, row["sha256"], ids, vectors, row["expansion_search"])
+            return open_index(warehouse.data_folder / path, row["sha256"], ids, vectors, expansion_search)
         except IndexFileError as error:
             context.log.warning(f"{error}; the index is built again")
     return None

@@ -13,6 +13,7 @@ from conftest import LAST, LATE_PIN, PLANTS, UNKNOWN_PIN
 from oracle import CANNOT_SAY, Oracle, judged, targets_of
 from world import differences, failures, on, small_settings
 
+from pinnersage_assets.ann.hnsw import HnswIndex
 from pinnersage_assets.definitions import defs
 from pinnersage_assets.lineage.retrieval import drawn_medoids
 from pinnersage_assets.warehouse.tables import all_tables
@@ -355,6 +356,24 @@ def test_a_day_run_again_has_the_same_rows_and_keeps_its_index_file(world, tmp_p
     seconds = copy.read("SELECT build_seconds FROM retrieval.hnsw_index WHERE dt = $day", day=LAST).item()
     assert seconds == 0
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_kept_index_is_searched_and_measured_as_the_settings_say_now(world, tmp_path, monkeypatch):
+    """Else a failed recall check could not be mended by raising index.expansion_search, as its advice says."""
+    copy = world.copy(
+        tmp_path / "data",
+        small_settings(window={"days": 8}, index={"recall_sample": 100, "expansion_search": 321}),
+    )
+    searched_with, search = set(), HnswIndex.search
+    monkeypatch.setattr(
+        HnswIndex,
+        "search",
+        lambda index, *arguments: searched_with.add(index.expansion_search) or search(index, *arguments),
+    )
+    assert failures(copy.run("daily", LAST, only=["retrieval.hnsw_index"])) == {}
+    row = copy.read("SELECT build_seconds, expansion_search FROM retrieval.hnsw_index WHERE dt = $day", day=LAST)
+    assert row.row(0) == (0, 321)
+    assert searched_with == {321}
 
 
 @pytest.mark.parametrize("harm", ["damaged", "deleted", "truncated"])
