@@ -98,7 +98,7 @@ def _report(run) -> None:
     folder = read_environment().data_dir / "landing"
     try:
         report = run(folder)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise click.ClickException(str(error)) from error
     for name, value in vars(report).items():
         click.echo(f"{name.replace('_', ' '):24} {value}")
@@ -143,7 +143,7 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
             for run in runs:
                 anything = True
                 click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
-        except (BackfillError, ValueError) as error:
+        except BackfillError as error:
             raise click.ClickException(str(error)) from error
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
             raise click.ClickException("interrupted; the same command goes on from here") from error

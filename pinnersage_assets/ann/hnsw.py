@@ -6,7 +6,6 @@ fingerprint of what went into it, so that a re-run finds the file of the earlier
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index
+
+from pinnersage_assets.files import written_atomically
 
 METRIC = "cos"
 
@@ -121,20 +122,8 @@ def build(
 
 def save(index: HnswIndex, path: Path) -> None:
     """Write an index to a new file, so that the name appears only with the whole content behind it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        index.index.save(str(temporary))
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # The new name lasts only when its folder does.
-    finally:
-        os.close(folder)
+    with written_atomically(path) as hidden:
+        index.index.save(str(hidden))
 
 
 def open_index(

@@ -147,10 +147,9 @@ def _yesterday(
         """,
         scope,
     )
-    numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
 
     def numbered(frame: pl.DataFrame, pin: str, ids: NDArray[np.int64], row: str) -> pl.DataFrame:
-        own = frame.join(numbers, on="user_id", maintain_order="left")
+        own = _rows_of_users(frame, users)
         return own.with_columns(pl.Series(row, rows_of(ids, own[pin].to_numpy())))
 
     seen_pins = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": scope["first"]})
@@ -172,12 +171,14 @@ def _yesterday(
     )
 
 
+def _rows_of_users(frame: pl.DataFrame, users: NDArray[np.int64]) -> pl.DataFrame:
+    """The rows of some users, with the place of each among them as ``user``."""
+    numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
+    return frame.join(numbers, on="user_id", maintain_order="left")
+
+
 def _targets(warehouse: Warehouse, targets: pl.DataFrame, known: Knowledge, today: datetime.date) -> Targets:
-    own = targets.join(
-        pl.DataFrame({"user_id": known.users, "user": np.arange(len(known.users))}),
-        on="user_id",
-        maintain_order="left",
-    )
+    own = _rows_of_users(targets, known.users)
     wanted_pins = own["vector_pin_id"].drop_nulls().unique().to_list()
     ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": wanted_pins})
     has_vector = own["vector_pin_id"].is_not_null().to_numpy()

@@ -19,15 +19,17 @@ def refuse_other_source(warehouse: Warehouse, source: Source) -> None:
     Raises:
         dg.Failure: the warehouse holds rows of the other kind of source.
     """
+    if not Path(warehouse.database).exists():
+        return
     landed = source.kind == "landing"
-    for table in TABLES:
-        # Landed rows, and only they, name their file.
-        query = f"SELECT 1 FROM raw.{table} WHERE (file IS NOT NULL) <> $landed LIMIT 1"
-        if Path(warehouse.database).exists() and len(warehouse.read(query, {"landed": landed})):
-            raise dg.Failure(
-                f"{warehouse.database} holds {'simulated' if landed else 'landed'} data, and PINNERSAGE_SOURCE is "
-                f"{source.kind}. Set PINNERSAGE_DATA_DIR to a directory of its own for each source."
-            )
+    # Landed rows, and only they, name their file.
+    files = " UNION ALL ".join(f"SELECT file FROM raw.{table}" for table in TABLES)
+    foreign = f"SELECT 1 FROM ({files}) WHERE (file IS NOT NULL) <> $landed LIMIT 1"
+    if len(warehouse.read(foreign, {"landed": landed})):
+        raise dg.Failure(
+            f"{warehouse.database} holds {'simulated' if landed else 'landed'} data, and PINNERSAGE_SOURCE is "
+            f"{source.kind}. Set PINNERSAGE_DATA_DIR to a directory of its own for each source."
+        )
 
 
 def _raw_asset(table: str) -> dg.AssetsDefinition:
@@ -43,12 +45,12 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
     ) -> ParquetFiles:
         refuse_other_source(warehouse, source)
         days = partition_days(context)
-        rows_of = getattr(source.open(settings), table)
+        rows_of_day = getattr(source.open(settings), table)
         report = log_progress(context.log, "days")
 
         def frames():
             for done, day in enumerate(days, start=1):
-                yield rows_of(day).with_columns(dt=pl.lit(day))
+                yield rows_of_day(day).with_columns(dt=pl.lit(day))
                 report(done, len(days))
 
         return ParquetFiles.spool(warehouse, frames())

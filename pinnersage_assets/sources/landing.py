@@ -13,6 +13,8 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from pinnersage_assets.files import written_atomically
+
 Day = datetime.date
 
 _TIMESTAMP = pl.Datetime("us")
@@ -136,22 +138,9 @@ def write_day(folder: Path, table: str, day: Day, frame: pl.DataFrame, replace: 
 
 
 def write_parquet_atomically(frame: pl.DataFrame, path: Path) -> None:
-    """Write a file under a hidden name, make it durable, and only then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with hidden.open("wb") as file:
-            frame.write_parquet(file)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name is durable only when its folder is
-    finally:
-        os.close(directory)
+    """Write a Parquet file that appears whole or not at all."""
+    with written_atomically(path) as hidden:
+        frame.write_parquet(hidden)
 
 
 def _parquet_files(root: Path, folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pinnersage_assets.files import sync
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.ledger import has_ledger, unpublishable
 
@@ -78,13 +79,5 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(target.parent)
+        sync(target.parent)
     return Publication(tables, size, time.perf_counter() - started)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
