@@ -11,23 +11,28 @@ Of two single pins it is their squared Euclidean distance, and it is the square 
 ``scipy.cluster.hierarchy.linkage(..., "ward")``.
 """
 
-import itertools
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Where a squared distance is below this share of the squared norms that it is the difference of, cancellation has
-# eaten too many digits, and it is computed again from the points.
-_CANCELLATION = 1e-5
-_DIRECT_BYTES = 16 * 2**20  # of temporaries where distances are computed from the points
+from pinnersage_assets.model.ward_components import components
+from pinnersage_assets.model.ward_merging import STACK_AREA, merge_sets, runs
+
+MEMORY_BYTES = 512 * 2**20
+# Temporaries in bytes for each number of the points in work, and for each distance of the users in work.
+_BYTES_A_NUMBER = 32
+_BYTES_A_DISTANCE = 24
+_CLUSTERS_AT_ONCE = 256  # whose means are summed up: a cache full
+_FEW_CLUSTERS = 4  # left to be summed up one by one
+_FEW = 12  # points of a user that are compared at once, without a look for components
 
 
 def ward(points: ArrayLike, alpha: float, counts: ArrayLike | None = None) -> NDArray[np.int32]:
     """Cluster one user's points: merge by Ward's criterion while the distance is at most alpha.
 
-    Algorithm 1 finds mutual nearest neighbours one at a time; here all of them merge in one round. A merged cluster is
-    never nearer to a third than the nearer of its two parts was (Lemma 8.1), so the order of merges does not matter,
-    and a cluster with no other within alpha is final. Where distances are equal the earlier point goes first.
+    A merged cluster is never nearer to a third than the nearer of its two parts was (Lemma 8.1). So the order of merges
+    does not matter, and merging may go up to any lower limit first, then start again from the clusters there are. Up to
+    a limit, only the components of what is within it need comparing. Where distances are equal the earlier point goes
+    first.
 
     Args:
         points: (m, d) float32 (other types are converted), m >= 0, d >= 1.
@@ -43,11 +48,15 @@ def ward(points: ArrayLike, alpha: float, counts: ArrayLike | None = None) -> ND
         ValueError: an argument is not as described above; names the argument.
     """
     points, sizes = _check_input(points, alpha, counts)
-    return _cluster(points, alpha, sizes)
+    return _labels(points, np.array([0, len(points)]), alpha, sizes, MEMORY_BYTES)
 
 
 def ward_many(
-    points: ArrayLike, offsets: ArrayLike, alpha: float, counts: ArrayLike | None = None
+    points: ArrayLike,
+    offsets: ArrayLike,
+    alpha: float,
+    counts: ArrayLike | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> NDArray[np.int32]:
     """Cluster each user of a population by itself; a user's labels do not depend on who else is in it.
 
@@ -56,6 +65,8 @@ def ward_many(
         offsets: (users + 1,) integers: user u owns rows offsets[u]:offsets[u + 1], possibly none.
         alpha: as for `ward`.
         counts: as for `ward`.
+        memory_bytes: what temporaries may take, as long as one user does not need more: some 20 bytes for each pair of
+            points.
 
     Returns:
         labels: (m,) int32; the labels of each user start at 0.
@@ -65,10 +76,7 @@ def ward_many(
     """
     offsets = _check_offsets(offsets, len(np.atleast_1d(points)))
     points, sizes = _check_input(points, alpha, counts, offsets)
-    labels = np.empty(len(points), dtype=np.int32)
-    for start, end in itertools.pairwise(offsets):
-        labels[start:end] = _cluster(points[start:end], alpha, sizes[start:end])
-    return labels
+    return _labels(points, offsets, alpha, sizes, memory_bytes)
 
 
 def ward_reference(points: ArrayLike, alpha: float) -> NDArray[np.int32]:
@@ -174,93 +182,172 @@ def _check_offsets(offsets: ArrayLike, rows: int) -> NDArray[np.int64]:
     return offsets
 
 
-def _cluster(points: NDArray[np.float32], alpha: float, sizes: NDArray[np.float64]) -> NDArray[np.int32]:
-    if len(points) < 2:
-        return np.zeros(len(points), dtype=np.int32)
-    largest = min(alpha, np.finfo(np.float64).max)  # rows of merged-away clusters are infinite
-    distances = _distances(points, sizes)
-    sizes = sizes.copy()
-    clusters = np.arange(len(points))  # the cluster of each row of `distances`, named by its earliest point
+def _labels(
+    points: NDArray[np.float32], offsets: NDArray[np.int64], alpha: float, sizes: NDArray[np.float64], memory_bytes: int
+) -> NDArray[np.int32]:
+    """Labels of checked input: users of like size together, as many as the memory allows."""
+    lengths = np.diff(offsets)
     merged_into = np.arange(len(points))
-    while True:
-        rows = np.arange(len(clusters))
-        nearest = distances.argmin(axis=1)
-        alive = distances[rows, nearest] <= largest
-        # Among the pairs at the smallest distance of all, the one with the smallest indices is mutual: every round
-        # merges something until nothing is left to merge.
-        left = np.flatnonzero(alive & (rows < nearest) & (nearest[nearest] == rows))
-        if left.size == 0:
-            break
-        right = nearest[left]
-        merged_into[clusters[right]] = clusters[left]
-        _merge(distances, sizes, left, right)
-        alive[right] = False
-        kept = np.flatnonzero(alive)
-        if kept.size < 0.8 * rows.size:  # copying pays off only where it leaves much behind
-            distances, sizes, clusters = distances[np.ix_(kept, kept)], sizes[kept], clusters[kept]
-            if kept.size < 2:
-                break
-    return _labels(merged_into)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 1]
+    ends = np.cumsum(lengths[order])
+    rows = max(1, memory_bytes // (_BYTES_A_NUMBER * points.shape[1]))
+    area = min(STACK_AREA, max(1, memory_bytes // _BYTES_A_DISTANCE))
+    first = 0
+    while first < len(order):
+        done = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + rows, side="right")))
+        users = order[first:last]
+        _merge_users(points, sizes, offsets[users], lengths[users], alpha, area, merged_into)
+        first = last
+    roots = _roots(merged_into, merged_into)
+    clusters = np.cumsum(roots == np.arange(len(roots)))
+    before = np.concatenate([[0], clusters])[offsets[:-1]]
+    return (clusters[roots] - 1 - np.repeat(before, lengths)).astype(np.int32)
 
 
-def _distances(points: NDArray[np.float32], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squared Ward distances of all pairs of points, (m, m), symmetric to the last bit, infinite on the diagonal."""
-    # Seen from one of the points, fewer pairs cancel (see below) if all lie far from the origin. Unlike the mean, a
-    # point keeps whole numbers whole, so that a distance of exactly alpha merges.
-    centred = points.astype(np.float64)
-    centred -= centred[0]
-    gram = centred @ centred.T
-    squared_norms = gram.diagonal()
-    scale = squared_norms[:, None] + squared_norms
-    gram *= -2.0
-    gram += scale
-    squared = gram
-    scale *= _CANCELLATION
-    first, second = np.nonzero(squared <= scale)
-    upper = first < second
-    first, second = first[upper], second[upper]
-    step = max(1, _DIRECT_BYTES // centred[0].nbytes)
-    for start in range(0, first.size, step):
-        i, j = first[start : start + step], second[start : start + step]
-        difference = centred[i] - centred[j]
-        squared[i, j] = squared[j, i] = np.einsum("pd,pd->p", difference, difference)
-    if (sizes != 1.0).any():
-        squared *= 2.0 * sizes[:, None] * sizes / (sizes[:, None] + sizes)
-    np.fill_diagonal(squared, np.inf)
-    return squared
-
-
-def _merge(
-    distances: NDArray[np.float64],
+def _merge_users(
+    points: NDArray[np.float32],
     sizes: NDArray[np.float64],
-    left: NDArray[np.intp],
-    right: NDArray[np.intp],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    alpha: float,
+    area: int,
+    merged_into: NDArray[np.intp],
 ) -> None:
-    """Merge each cluster of `right` into its partner in `left`, in place; the rows of `right` become infinite."""
-    between = distances[left, right]
-    n_left, n_right = sizes[left], sizes[right]
-    to_old = lance_williams(
-        distances[left], distances[right], between[:, None], n_left[:, None], n_right[:, None], sizes
-    )
-    merged_sizes = n_left + n_right
-    to_merged = lance_williams(to_old[:, left], to_old[:, right], between, n_left, n_right, merged_sizes[:, None])
-    # Rounding depends on which of two merged clusters comes first; mutual neighbours need symmetry.
-    to_merged = np.maximum(to_merged, to_merged.T)
-    np.fill_diagonal(to_merged, np.inf)
-    distances[left] = to_old
-    distances[:, left] = to_old.T
-    distances[np.ix_(left, left)] = to_merged
-    distances[right] = np.inf
-    distances[:, right] = np.inf
-    sizes[left] = merged_sizes
+    """Merge the points of some users, given in ascending order of length, up to alpha.
+
+    Each level goes up to a limit that suits the user, and starts anew from the means of the clusters that it finds:
+    there are far fewer of them, so that the last levels, which compare all with all, cost next to nothing.
+
+    Args:
+        points: (rows, d), of more users than these.
+        sizes: (rows,).
+        starts: (users,) the first row of each user.
+        lengths: (users,) its number of rows.
+        alpha: as for `ward`.
+        area: numbers that a stack of distances may have.
+        merged_into: (rows,) an earlier row of the same cluster is written here for each row that merges.
+    """
+    alpha = min(alpha, np.finfo(np.float64).max)
+    means, limit = points, np.zeros(len(lengths))
+    names = None  # the first row of each of `means`; to begin with, they are the rows
+    while lengths.size:
+        rows = _ranges(starts, lengths)
+        component, limit = _components(means, sizes, starts, lengths, 2 * limit, alpha, area)
+        order = np.argsort(component, kind="stable")
+        first_of_set = np.flatnonzero(np.diff(component[order], prepend=-1))
+        set_lengths = np.diff(first_of_set, append=len(order))
+        sets = np.argsort(set_lengths, kind="stable")
+        sets = sets[set_lengths[sets] > 1]
+        members = rows[order][_ranges(first_of_set[sets], set_lengths[sets])]
+        set_limits = np.repeat(limit, lengths)[order[first_of_set[sets]]]
+        kept, merged = merge_sets(means, sizes, members, set_lengths[sets], set_limits, area)
+        if names is None:
+            into = merged_into
+        else:
+            merged_into[names[merged]] = names[kept]
+            into = np.arange(len(means))
+        into[merged] = kept
+
+        unfinished = limit < alpha
+        if not unfinished.any():
+            break
+        rows = rows[np.repeat(unfinished, lengths)]
+        lengths, limit = lengths[unfinished], limit[unfinished]
+        roots = _roots(into, rows)
+        is_root = roots == rows
+        means, sizes = _means(means, sizes, rows, roots, is_root)
+        names = rows[is_root] if names is None else names[rows[is_root]]
+        lengths = np.add.reduceat(is_root, np.cumsum(lengths) - lengths)
+        starts = np.cumsum(lengths) - lengths
+        several = np.argsort(lengths, kind="stable")
+        several = several[lengths[several] > 1]
+        starts, lengths, limit = starts[several], lengths[several], limit[several]
 
 
-def _labels(merged_into: NDArray[np.intp]) -> NDArray[np.int32]:
-    """Labels from the earlier point that each point was merged into (itself if none)."""
-    while not np.array_equal(root := merged_into[merged_into], merged_into):
-        merged_into = root
-    is_root = root == np.arange(len(root))
-    return (np.cumsum(is_root) - 1)[root].astype(np.int32)
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+
+def _components(
+    means: NDArray,
+    sizes: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    lowest: NDArray[np.float64],
+    alpha: float,
+    area: int,
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The component of each row, users one after another, as its first row; and up to which limit, for each user."""
+    found = np.empty(int(lengths.sum()), dtype=np.intp)
+    limit = np.full(len(lengths), alpha)
+    rows_before = np.cumsum(lengths) - lengths
+    for first, last, k in runs(lengths, area // 2):
+        own = found[rows_before[first] : rows_before[first] + (last - first) * k].reshape(last - first, k)
+        own[:] = starts[first:last, None]
+        if k <= _FEW:
+            continue
+        rows = own + np.arange(k) if last - first > 1 else slice(starts[first], starts[first] + k)
+        with np.errstate(over="ignore"):
+            some = means[rows].reshape(last - first, k, -1).astype(np.float32, copy=False)
+        component, limit[first:last] = components(some, sizes[rows].reshape(-1, k), lowest[first:last], alpha)
+        own += component
+    return found, limit
+
+
+def _means(
+    means: NDArray,
+    sizes: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    roots: NDArray[np.intp],
+    is_root: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and sizes of the clusters of some rows.
+
+    Args:
+        means: (all, d).
+        sizes: (all,).
+        rows: (n,) of these.
+        roots: (n,) the first row of each one's cluster, itself among `rows`.
+        is_root: (n,) rows that are first.
+
+    Returns:
+        means (clusters, d) and sizes (clusters,), in the order of their first rows in `rows`.
+    """
+    place = np.empty(len(means), dtype=np.intp)
+    place[rows[is_root]] = np.arange(np.count_nonzero(is_root))
+    cluster = place[roots]
+    n_members = np.bincount(cluster)
+    members = rows[np.argsort(cluster, kind="stable")]
+    first = np.cumsum(n_members) - n_members
+    weights = np.bincount(cluster, weights=sizes[rows])
+    are_points = (sizes[rows] == 1).all()
+    totals = np.empty((len(n_members), means.shape[1]))
+    # The first members of some clusters of like size together, then the second, and so on: np.add.reduceat, which does
+    # it by cluster, takes three times as long.
+    by_length = np.argsort(-n_members, kind="stable")
+    for start in range(0, len(by_length), _CLUSTERS_AT_ONCE):
+        chosen = by_length[start : start + _CLUSTERS_AT_ONCE]
+        begin, n = first[chosen], n_members[chosen]
+        total = np.zeros((len(chosen), means.shape[1]))
+        for k, longer in enumerate(np.searchsorted(-n, -np.arange(n[0]))):
+            if longer < _FEW_CLUSTERS:
+                for one in range(longer):
+                    own = members[begin[one] + k : begin[one] + n[one]]
+                    total[one] += sizes[own] @ means[own].astype(np.float64)
+                break
+            own = members[begin[:longer] + k]
+            total[:longer] += means[own] if are_points else means[own] * sizes[own, None]
+        totals[chosen] = total / weights[chosen, None]
+    return totals, weights
+
+
+def _roots(merged_into: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The earliest row of the cluster of each of some rows."""
+    while not np.array_equal(further := merged_into[rows], rows):
+        rows = further
+    return rows
 
 
 def _check_input(
@@ -275,7 +362,9 @@ def _check_input(
         points = np.ascontiguousarray(points, dtype=np.float32) if np.ndim(points) else np.asarray(points)
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(f"points must be of shape (points, dimensions >= 1), not {points.shape}")
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = np.flatnonzero(~np.isfinite(np.einsum("md,md->m", points, points)))  # finite numbers overflow, too
+    bad = suspect[~np.isfinite(points[suspect]).all(axis=1)]
     if bad.size:
         raise ValueError(f"points{whose(bad[0])} contain NaN or infinity in row {bad[0]}")
     if not alpha >= 0:
