@@ -9,7 +9,7 @@ export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
 RUN := .venv/bin/python -m pinnersage_assets
 EXTRAS ?= dev
 
-.PHONY: help demo dev backfill sql test test-all bench lint clean
+.PHONY: help install demo dev backfill sql test test-all bench lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "'$(PYTHON) -m venv' failed: Debian and Ubuntu need the package python3-venv" >&2; exit 1; }
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+
+install: $(INSTALLED)
 
 HOME_FILE := $(DAGSTER_HOME)/dagster.yaml
 $(HOME_FILE): data/dagster_home/dagster.yaml
@@ -54,7 +56,8 @@ test-all: $(INSTALLED)  ## All tests
 	@.venv/bin/ruff format --check .
 	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
-bench: $(INSTALLED)  ## The benchmarks
+bench:  ## The benchmarks
+	@$(MAKE) --no-print-directory EXTRAS=dev,bench install
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
 
 clean:  ## Remove the environment; data stays

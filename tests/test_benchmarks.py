@@ -12,6 +12,9 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 def test_a_benchmark_prints_its_table(script, capsys):
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(500)
+    try:
+        spec.loader.exec_module(module)
+    except SystemExit as what_is_missing:
+        pytest.skip(str(what_is_missing))
+    module.main(100)
     assert capsys.readouterr().out.count(" x ") >= 4

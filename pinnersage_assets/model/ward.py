@@ -23,7 +23,7 @@ _BYTES_A_NUMBER = 32
 _BYTES_A_DISTANCE = 24
 _CLUSTERS_AT_ONCE = 256  # whose means are summed up: a cache full
 _FEW_CLUSTERS = 4  # left to be summed up one by one
-_FEW = 12  # points of a user that are compared at once, without a look for components
+_FEW = 32  # points of a user that are compared at once, without a look for components
 
 
 def ward(points: ArrayLike, alpha: float, counts: ArrayLike | None = None) -> NDArray[np.int32]:

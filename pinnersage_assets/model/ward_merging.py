@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 STACK_AREA = 2**19  # numbers
 _POINTS_AREA = 2**18  # numbers of the points whose distances are computed at once
-_ROWS_AREA = 2**16  # numbers of the rows that are searched at once
+_ROWS_AREA = 2**18  # numbers of the rows that are searched at once
 _LIKE = 0.75  # sets this much smaller than the largest are padded to its size
-_SHRUNK = 0.6  # a stack is cut down when so much of its width is left
+_SHRUNK = 0.5  # a stack is cut down when so much of its width is left
 # Where a squared distance is below this share of the squared norms that it is the difference of, cancellation has
 # eaten too many digits, and it is computed again from the points.
 _CANCELLATION = 1e-5

@@ -1,10 +1,13 @@
 """Many random users of every awkward kind: labels as scipy's, except where a merge is a matter of rounding."""
 
+import tracemalloc
+
 import numpy as np
-import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
+from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.model.ward import ward, ward_many
+from pinnersage_assets.model.ward_components import components
 
 CLOSE = 1e-5  # relative: nearer than this to alpha, or to a rival, a merge may go either way
 
@@ -144,16 +147,10 @@ def compare(seeds, largest):
         assert share < 0.03, f"{family}: {share:.1%} left out"
 
 
-def test_partitions_are_scipys_on_hundreds_of_users():
-    compare(range(540), largest=250)
-
-
-@pytest.mark.slow
 def test_partitions_are_scipys_on_ten_thousand_users():
     compare(range(1_000_000, 1_010_080), largest=600)
 
 
-@pytest.mark.slow
 def test_partitions_are_scipys_on_large_users():
     compare(range(2_000_000, 2_000_045), largest=2000)
     rng = np.random.default_rng(5)
@@ -179,3 +176,62 @@ def test_labels_depend_neither_on_the_batch_nor_on_the_memory():
             offsets = np.concatenate([[0], np.cumsum([len(points[u]) for u in one_order])])
             together = ward_many(np.concatenate([points[u] for u in one_order]), offsets, 0.7, None, memory_bytes)
             np.testing.assert_array_equal(together, np.concatenate([alone[u] for u in one_order]))
+
+
+def test_labels_do_not_depend_on_the_threads_of_a_process():
+    rng = np.random.default_rng(7)
+    users = [random_case(seed, largest=400)[1] for seed in range(40)]
+    users = [np.resize(points, (len(points), 64)) for points in users]
+    users += [rng.integers(0, 4, size=(150, 64)).astype(np.float32) for _ in range(20)]  # ties everywhere
+    offsets = np.concatenate([[0], np.cumsum([len(points) for points in users])])
+    labels = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            labels.append([ward_many(np.concatenate(users), offsets, alpha) for alpha in (0.7, 60.0)])
+    np.testing.assert_array_equal(labels[0], labels[1])
+
+
+def test_temporaries_keep_within_the_memory_that_is_set():
+    rng = np.random.default_rng(8)
+    lengths = rng.integers(1, 200, size=1500)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    points = unit_vectors(rng, offsets[-1], 64).astype(np.float32)
+    labels, peaks = [], []
+    for memory_bytes in (4 * 2**20, 2**29):
+        tracemalloc.start()
+        labels.append(ward_many(points, offsets, 0.7, None, memory_bytes))
+        # The labels themselves, and the rows on the way to them, are there whatever the memory.
+        peaks.append(tracemalloc.get_traced_memory()[1] - 40 * len(points))
+        tracemalloc.stop()
+    np.testing.assert_array_equal(labels[0], labels[1])
+    assert peaks[0] < 4 * 2**20 < peaks[1] < 2**29
+
+
+def test_components_separate_only_what_is_certainly_apart():
+    separated = 0
+    for seed in range(200):
+        family = FAMILIES[seed % len(FAMILIES)]
+        rng = np.random.default_rng(seed)
+        n_users, k, d = rng.integers(1, 6), rng.integers(2, 60), int(rng.choice([2, 32, 256]))
+        means = np.stack([family(rng, k, d) for _ in range(n_users)]).astype(np.float32)
+        sizes = rng.integers(1, 50, size=(n_users, k)).astype(float)
+        lowest = np.where(rng.random(n_users) < 0.2, 10.0, 0.0)
+        component, limit = components(means, sizes, lowest, alpha=1e6)
+        assert ((limit >= lowest) & (limit <= 1e6)).all()
+        for own, n, labels, most in zip(means.astype(np.float64), sizes, component, limit, strict=True):
+            gaps = ((own[:, None] - own) ** 2).sum(axis=2)
+            near = 2 * n[:, None] * n / (n[:, None] + n) * gaps <= most
+            assert not (near & (labels[:, None] != labels)).any(), f"seed {seed}: {family.__name__}"
+            np.testing.assert_array_equal(labels[labels], labels)
+            assert (labels <= np.arange(k)).all()
+            separated += labels.any()
+    assert separated > 100
+
+
+def test_norms_that_overflow_in_float32_are_clustered_in_float64():
+    rng = np.random.default_rng(9)
+    near = np.repeat(np.float32([[1, 0], [0, 1], [-1, -1]]), 20, axis=0) + rng.uniform(0, 0.1, (60, 2))
+    points = np.concatenate([3e30 * near, near]).astype(np.float32)
+    dendrogram = linkage(points.astype(np.float64), "ward")
+    for alpha in (1.0, 1e59, 1e62):
+        np.testing.assert_array_equal(ward(points, alpha), scipy_labels(np.ones(120, dtype=int), dendrogram, alpha))
