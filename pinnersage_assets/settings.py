@@ -51,6 +51,31 @@ class ClusteringSettings(Section):
         "Two single pins merge up to a cosine of 1 - α/2. Belongs to the embedding: calibrate it.",
     )
     decay_per_day: float = Field(0.01, ge=0, allow_inf_nan=False, description="λ of importance (Equation 3), per day.")
+    largest_user: int = Field(
+        5000, ge=1, description="Distinct pins of a user that are clustered; of a user with more, the latest acted on."
+    )
+    memory_megabytes: int = Field(512, ge=1, description="What clustering may take beside the vectors of the pins.")
+    actions_per_medoid: int = Field(
+        0,
+        ge=0,
+        description="A cluster gets one medoid for every so many actions, begun ones included; 0 means one always.",
+    )
+
+
+class FeedbackSettings(Section):
+    """Importance learnt from what users did with what they were shown (paper, section 7; off by default)."""
+
+    strength: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How many impressions the average rate of success weighs as much as; 0 switches feedback off.",
+    )
+    minimal_cosine: float = Field(
+        0.6, ge=-1, le=1, description="An impression says something of the user's nearest medoid from this cosine on."
+    )
+    hours: int = Field(24, ge=1, description="An action this long after an impression is its success, or its failure.")
+    hide_actions: list[str] = Field(["hide"], description="Values of `action` that say no to what was shown.")
 
 
 class CorpusSettings(Section):
@@ -124,6 +149,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
     window: WindowSettings = WindowSettings()
     clustering: ClusteringSettings = ClusteringSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     corpus: CorpusSettings = CorpusSettings()
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()

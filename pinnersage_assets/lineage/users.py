@@ -1,9 +1,18 @@
-"""``users.*``: each user as many embeddings (paper, section 3.1)."""
+"""``users.*``: each user as many embeddings (paper, section 3.1).
+
+Most users do nothing on most days. Whose window is yesterday's keeps yesterday's clusters and medoids: a cache, not an
+input, since the rows are those of a full run. So it is no dependency, and a day without a yesterday lacks nothing.
+"""
+
+import datetime
 
 import dagster as dg
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
+from pinnersage_assets.model.feedback import feedback_factors
 from pinnersage_assets.model.medoids import importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.model.population import rows_of
@@ -12,93 +21,222 @@ from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 
+# Of both assets: a new way to compute either makes yesterday's results unfit for use today.
+_CODE_VERSION = "2"
+
+_ACTED = f"""
+    SELECT user_id, pin_id, count(*)::INTEGER AS actions, max(ts) AS last_ts
+    FROM ({INTEREST_ACTIONS}) GROUP BY user_id, pin_id
+"""
+
+# Pins acted on whose vector is known, of each user the latest. The fingerprint does not depend on the order of rows.
+# Text is hashed, since DuckDB's hash of several values is too simple to be added up: what is common to rows cancels out.
+_CLUSTERED = f"""
+    WITH acted AS ({_ACTED}),
+    vectors AS (
+        SELECT pin_id, hash(embedding) AS vector FROM staging.pins
+        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM acted)
+    )
+    SELECT user_id, pin_id, actions, last_ts,
+        bit_xor(hash(concat_ws(' ', pin_id, actions, vector))) OVER (PARTITION BY user_id) AS contents,
+        (hash(concat_ws(' ', contents, $made_by)) >> 1)::BIGINT AS fingerprint
+    FROM (
+        FROM acted JOIN vectors USING (pin_id)
+        QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY last_ts DESC, pin_id) <= $most
+    )
+    ORDER BY user_id, pin_id
+"""
+
+_LEFT_OUT = f"""
+    WITH acted AS (
+        SELECT *, pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day) AS known FROM ({_ACTED})
+    )
+    SELECT
+        (SELECT coalesce(sum(actions), 0)::BIGINT FROM acted WHERE NOT known) AS unknown,
+        (SELECT count(*) FROM (SELECT user_id FROM acted WHERE known GROUP BY user_id HAVING count(*) > $most)) AS users
+"""
+
+# The day's clusters by member, numbered over all users.
+_MEMBERS = """
+    SELECT user_id, cluster, pin_id, actions, fingerprint, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
+    FROM users.clusters WHERE dt = $day ORDER BY number, pin_id
+"""
+
+_AGES = f"""
+    SELECT c.user_id, c.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
+    FROM users.clusters AS c JOIN ({INTEREST_ACTIONS}) AS a ON c.user_id = a.user_id AND c.pin_id = a.pin_id
+    WHERE c.dt = $day ORDER BY c.user_id, c.pin_id, age
+"""
+
+# What was shown to users who have medoids, and what they did with it in time.
+_FEEDBACK = """
+    SELECT i.user_id, i.pin_id, epoch($day + INTERVAL 1 DAY - i.ts) / 86400 AS age,
+        CASE
+            WHEN bool_or(list_contains($hide, a.action)) THEN -1
+            WHEN bool_or(list_contains($interest, a.action)) THEN 1
+            ELSE 0
+        END AS outcome
+    FROM staging.impressions AS i LEFT JOIN staging.actions AS a
+        ON a.dt BETWEEN $first AND $day AND a.user_id = i.user_id AND a.pin_id = i.pin_id
+        AND a.ts >= i.ts AND a.ts < i.ts + to_hours($hours)
+    WHERE i.dt BETWEEN $first AND $day AND i.user_id IN (SELECT user_id FROM users.clusters WHERE dt = $day)
+        AND i.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
+    GROUP BY i.user_id, i.pin_id, i.ts ORDER BY i.user_id, i.ts, i.pin_id
+"""
+
 
 @dg.asset(
     key=["users", "clusters"],
     partitions_def=DAILY,
     deps=[*reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
     kinds={"numpy"},
-    code_version="1",
+    code_version=_CODE_VERSION,
 )
 def clusters(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The distinct pins of each user in the window, clustered; a pin acted on n times is a point of weight n."""
     scope = window(partition_day(context), settings)
-    acted = warehouse.read(
-        f"""
-        SELECT user_id, pin_id, count(*)::INTEGER AS actions, max(ts) AS last_ts
-        FROM ({INTEREST_ACTIONS}) GROUP BY user_id, pin_id ORDER BY user_id, pin_id
-        """,
-        scope,
+    most = settings.clustering.largest_user
+    made_by = f"alpha {settings.clustering.alpha!r}, code version {_CODE_VERSION}"
+    acted = warehouse.read(_CLUSTERED, {**scope, "made_by": made_by, "most": most})
+    kept = warehouse.read(
+        "SELECT user_id, pin_id, fingerprint, cluster FROM users.clusters WHERE dt = $yesterday",
+        {"yesterday": _before(scope["day"])},
     )
-    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
-    known = acted.filter(pl.col("pin_id").is_in(pin_ids.tolist()))
-    labels = cluster_users(
-        known["user_id"].to_numpy(),
-        rows_of(pin_ids, known["pin_id"].to_numpy()),
-        known["actions"].to_numpy(),
+    labels = acted.join(kept, on=["user_id", "pin_id", "fingerprint"], how="left", maintain_order="left")["cluster"]
+    fresh = acted.filter(labels.is_null())
+    pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], fresh["pin_id"])
+    found = cluster_users(
+        fresh["user_id"].to_numpy(),
+        pin_rows,
+        fresh["actions"].to_numpy(),
         vectors,
         settings.clustering.alpha,
         log_progress(context.log, "users"),
+        settings.clustering.memory_megabytes * 2**20,
     )
+    (left_out,) = warehouse.read(_LEFT_OUT, {**scope, "most": most}).to_dicts()
     return dg.MaterializeResult(
-        value=known.with_columns(cluster=pl.Series(labels)),
-        metadata={"actions on unknown pins": int(acted["actions"].sum() - known["actions"].sum())},
+        value=acted.drop("contents").with_columns(cluster=_filled(labels, found)),
+        metadata={
+            "actions on unknown pins": left_out["unknown"],
+            "users with pins beyond the limit": left_out["users"],
+            "users reused from the day before": acted["user_id"].n_unique() - fresh["user_id"].n_unique(),
+        },
     )
 
 
 @dg.asset(
     key=["users", "medoids"],
     partitions_def=DAILY,
-    deps=[*reads(SAME_DAY, "users.clusters"), *reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
+    deps=[
+        *reads(SAME_DAY, "users.clusters"),
+        *reads(WINDOW, "staging.actions", "staging.impressions"),
+        *reads(HISTORY, "staging.pins"),
+    ],
     kinds={"numpy"},
-    code_version="1",
+    code_version=_CODE_VERSION,
 )
-def medoids(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+def medoids(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
     """The medoid of each cluster, and its importance from the cluster's actions."""
     scope = window(partition_day(context), settings)
-    members = warehouse.read(f"FROM ({_MEMBERS}) ORDER BY number, pin_id", {"day": scope["day"]})
-    ages = warehouse.read(
-        f"""
-        SELECT m.number, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
-        FROM ({_MEMBERS}) AS m JOIN ({INTEREST_ACTIONS}) AS a ON m.user_id = a.user_id AND m.pin_id = a.pin_id
-        ORDER BY m.number, age
-        """,
-        scope,
-    )
+    members = warehouse.read(_MEMBERS, {"day": scope["day"]})
+    ages = warehouse.read(_AGES, scope)
     if len(ages) != members["actions"].sum():
         raise dg.Failure(
             f"users.clusters of {scope['day']} is not of the window as it is now ({members['actions'].sum()} actions, "
             f"now {len(ages)}): materialise users.clusters again, then this"
         )
-    pin_ids, vectors = pin_vectors(
-        warehouse, "SELECT pin_id FROM users.clusters WHERE dt = $day", {"day": scope["day"]}
-    )
-    numbers = members["number"].to_numpy()
+    known = _medoids_of_yesterday(warehouse, members, scope["day"], settings.clustering.actions_per_medoid)
+    fresh = members.filter(known.is_null())
+    pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], fresh["pin_id"])
     found = find_medoids(
-        numbers,
-        members["pin_id"].to_numpy(),
-        rows_of(pin_ids, members["pin_id"].to_numpy()),
-        members["actions"].to_numpy(),
+        fresh["number"].rank("dense").cast(pl.Int64).to_numpy() - 1,
+        fresh["pin_id"].to_numpy(),
+        pin_rows,
+        fresh["actions"].to_numpy(),
         vectors,
         log_progress(context.log, "clusters"),
+        settings.clustering.actions_per_medoid,
+    )
+    members = members.with_columns(medoid_pin_id=_filled(known, found))
+    embeddings = (
+        members.group_by("user_id", "cluster", "medoid_pin_id", "fingerprint", maintain_order=True)
+        .agg(size=pl.col("actions").sum())
+        .with_row_index("embedding")
+    )
+    acted = ages.join(members, on=["user_id", "pin_id"], maintain_order="left").join(
+        embeddings, on=["user_id", "cluster", "medoid_pin_id"], maintain_order="left"
     )
     weights = importance(
-        ages["age"].to_numpy(), ages["number"].to_numpy(), settings.clustering.decay_per_day, len(found)
+        acted["age"].to_numpy(), acted["embedding"].to_numpy(), settings.clustering.decay_per_day, len(embeddings)
     )
-    return (
-        members.group_by("number", "user_id", "cluster", maintain_order=True)
-        .agg(size=pl.col("actions").sum())
-        .with_columns(medoid_pin_id=pl.Series(found), importance=pl.Series(weights))
-        .drop("number")
+    if settings.feedback.strength > 0:
+        weights *= _factors(warehouse, embeddings, scope, settings)
+    return dg.MaterializeResult(
+        value=embeddings.drop("embedding").with_columns(importance=pl.Series(weights)),
+        metadata={"clusters reused from the day before": members["number"].n_unique() - fresh["number"].n_unique()},
     )
 
 
-# The day's clusters by member, numbered over all users.
-_MEMBERS = """
-    SELECT user_id, cluster, pin_id, actions, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
-    FROM users.clusters WHERE dt = $day
-"""
+def _before(day: datetime.date) -> datetime.date:
+    return day - datetime.timedelta(days=1)
+
+
+def _rows_and_vectors(
+    warehouse: Warehouse, day: datetime.date, pins: pl.Series
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The vectors of some pins, and which of them belongs to each."""
+    pin_ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": day, "pins": pins.unique().to_list()})
+    return rows_of(pin_ids, pins.to_numpy()), vectors
+
+
+def _filled(values: pl.Series, missing: NDArray) -> pl.Series:
+    """Put what was computed where nulls are."""
+    filled = values.fill_null(0).to_numpy().copy()
+    filled[values.is_null().to_numpy()] = missing
+    return pl.Series(filled)
+
+
+def _medoids_of_yesterday(
+    warehouse: Warehouse, members: pl.DataFrame, day: datetime.date, actions_per_medoid: int
+) -> pl.Series:
+    """The medoid that each member belongs to, null where it must be found. Several medoids of a cluster always are."""
+    kept = warehouse.read(
+        """
+        SELECT user_id, cluster, fingerprint, any_value(medoid_pin_id) AS medoid_pin_id
+        FROM users.medoids WHERE dt = $yesterday GROUP BY user_id, cluster, fingerprint HAVING count(*) = 1
+        """,
+        {"yesterday": _before(day)},
+    )
+    known = members.join(kept, on=["user_id", "cluster", "fingerprint"], how="left", maintain_order="left")
+    has_one = pl.col("actions").sum().over("number") <= actions_per_medoid if actions_per_medoid else pl.lit(True)
+    return known.select(pl.when(has_one).then("medoid_pin_id").alias("medoid_pin_id"))["medoid_pin_id"]
+
+
+def _factors(
+    warehouse: Warehouse, embeddings: pl.DataFrame, scope: dict[str, object], settings: Settings
+) -> NDArray[np.float64]:
+    """What feedback makes of the importance of each embedding."""
+    feedback = settings.feedback
+    shown = warehouse.read(_FEEDBACK, {**scope, "hide": feedback.hide_actions, "hours": feedback.hours})
+    pins = pl.concat([shown["pin_id"], embeddings["medoid_pin_id"]])
+    pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], pins)
+    return feedback_factors(
+        shown["user_id"].to_numpy(),
+        pin_rows[: len(shown)],
+        shown["age"].to_numpy(),
+        shown["outcome"].to_numpy(),
+        embeddings["user_id"].to_numpy(),
+        pin_rows[len(shown) :],
+        vectors,
+        settings.clustering.decay_per_day,
+        feedback.strength,
+        feedback.minimal_cosine,
+    )
+
 
 ASSETS = [clusters, medoids]

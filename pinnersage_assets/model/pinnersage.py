@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinnersage_assets.model.medoids import medoids, sample_by_importance
-from pinnersage_assets.model.population import batches, offsets_of
+from pinnersage_assets.model.population import batches, offsets_of, ranges
 from pinnersage_assets.model.randomness import keyed_uniform
-from pinnersage_assets.model.ward import ward_many
+from pinnersage_assets.model.several_medoids import several_medoids
+from pinnersage_assets.model.ward import MEMORY_BYTES, ward_many
 
 Progress = Callable[[int, int], object]
 
@@ -24,6 +25,7 @@ def cluster_users(
     vectors: NDArray[np.float32],
     alpha: float,
     on_progress: Progress,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> NDArray[np.int32]:
     """Step 1: the Ward clusters of each user's action pins.
 
@@ -34,18 +36,29 @@ def cluster_users(
         vectors: (pins, d) unit vectors.
         alpha: threshold of the squared Ward distance.
         on_progress: called with the users done and the users in all.
+        memory_bytes: what may be taken beside the vectors, unless a single user takes more.
 
     Returns:
         labels: (rows,) int32, the cluster within the user, from 0 in order of first appearance.
     """
     offsets = offsets_of(user_ids)
+    lengths = np.diff(offsets)
     labels = np.empty(len(user_ids), dtype=np.int32)
-    for first, last in batches(offsets):
-        rows = slice(offsets[first], offsets[last])
+    # Half of the memory for the gathered vectors. Users of like size go together: that is how Ward is fast.
+    rows_at_once = memory_bytes // (2 * vectors.itemsize * max(1, vectors.shape[1]))
+    order = np.argsort(lengths, kind="stable")
+    sorted_offsets = np.concatenate([[0], np.cumsum(lengths[order])])
+    for first, last in batches(sorted_offsets, max(1, rows_at_once)):
+        users = order[first:last]
+        rows = ranges(offsets[users], lengths[users])
         labels[rows] = ward_many(
-            vectors[pin_rows[rows]], offsets[first : last + 1] - offsets[first], alpha, counts[rows]
+            vectors[pin_rows[rows]],
+            sorted_offsets[first : last + 1] - sorted_offsets[first],
+            alpha,
+            counts[rows],
+            memory_bytes // 2,
         )
-        on_progress(last, len(offsets) - 1)
+        on_progress(last, len(lengths))
     return labels
 
 
@@ -56,8 +69,9 @@ def find_medoids(
     counts: NDArray[np.int32],
     vectors: NDArray[np.float32],
     on_progress: Progress,
+    actions_per_medoid: int = 0,
 ) -> NDArray[np.int64]:
-    """Step 2: the medoid pin of each cluster (Equation 2).
+    """Step 2: the medoid pin of each cluster (Equation 2), or several medoids of large ones.
 
     Args:
         clusters: (rows,) the cluster of each row within the population, 0 to K - 1, rows of a cluster together.
@@ -66,16 +80,21 @@ def find_medoids(
         counts: (rows,) actions on it.
         vectors: (pins, d) unit vectors.
         on_progress: called with the clusters done and the clusters in all.
+        actions_per_medoid: as of `several_medoids`; 0 means one medoid a cluster.
 
     Returns:
-        (K,) int64 pin ids.
+        (rows,) int64, the pin id of the medoid that each row belongs to.
     """
     offsets = offsets_of(clusters)
-    found = np.empty(len(offsets) - 1, dtype=np.int64)
+    found = np.empty(len(clusters), dtype=np.int64)
     for first, last in batches(offsets):
         rows = slice(offsets[first], offsets[last])
-        best = medoids(vectors[pin_rows[rows]], pin_ids[rows], clusters[rows] - first, counts[rows])
-        found[first:last] = pin_ids[rows][best]
+        members = vectors[pin_rows[rows]], pin_ids[rows], clusters[rows] - first
+        if actions_per_medoid:
+            medoid = several_medoids(*members, actions_per_medoid, counts[rows])
+        else:
+            medoid = medoids(*members, counts[rows])[members[2]]
+        found[rows] = pin_ids[rows][medoid]
         on_progress(last, len(offsets) - 1)
     return found
 

@@ -32,6 +32,11 @@ def batches(offsets: NDArray[np.int64], rows: int = BATCH_ROWS) -> Iterator[tupl
         first = last
 
 
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers starts[0], starts[0] + 1, ... (lengths[0] of them), starts[1], ... as one array."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+
 def rows_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where ids stand in an array.
 

@@ -142,7 +142,8 @@ def embed_users(
         members = np.argsort(numbers, kind="stable")
         rows = point_rows[members]
         found = find_medoids(numbers[members], pin_ids[rows], rows, counts[members], vectors, _silent)
-        return np.repeat(numbers, counts), point_users[first], rows_of(pin_ids, found)
+        medoid_ids = found[offsets_of(numbers[members])[:-1]]
+        return np.repeat(numbers, counts), point_users[first], rows_of(pin_ids, medoid_ids)
 
     @cache
     def averages(clustering: str, decay_per_day: float) -> NDArray[np.float32]:

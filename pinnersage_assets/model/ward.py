@@ -14,6 +14,7 @@ Of two single pins it is their squared Euclidean distance, and it is the square 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pinnersage_assets.model.population import ranges
 from pinnersage_assets.model.ward_components import components
 from pinnersage_assets.model.ward_merging import STACK_AREA, merge_sets, runs
 
@@ -233,14 +234,14 @@ def _merge_users(
     means, limit = points, np.zeros(len(lengths))
     names = None  # the first row of each of `means`; to begin with, they are the rows
     while lengths.size:
-        rows = _ranges(starts, lengths)
+        rows = ranges(starts, lengths)
         component, limit = _components(means, sizes, starts, lengths, 2 * limit, alpha, area)
         order = np.argsort(component, kind="stable")
         first_of_set = np.flatnonzero(np.diff(component[order], prepend=-1))
         set_lengths = np.diff(first_of_set, append=len(order))
         sets = np.argsort(set_lengths, kind="stable")
         sets = sets[set_lengths[sets] > 1]
-        members = rows[order][_ranges(first_of_set[sets], set_lengths[sets])]
+        members = rows[order][ranges(first_of_set[sets], set_lengths[sets])]
         set_limits = np.repeat(limit, lengths)[order[first_of_set[sets]]]
         kept, merged = merge_sets(means, sizes, members, set_lengths[sets], set_limits, area)
         if names is None:
@@ -264,10 +265,6 @@ def _merge_users(
         several = np.argsort(lengths, kind="stable")
         several = several[lengths[several] > 1]
         starts, lengths, limit = starts[several], lengths[several], limit[several]
-
-
-def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
 def _components(

@@ -26,7 +26,7 @@ def people():
 
 @pytest.fixture(params=[1, 25, 10**6])
 def batch_rows(request, monkeypatch):
-    monkeypatch.setattr(module, "batches", lambda offsets: population.batches(offsets, request.param))
+    monkeypatch.setattr(module, "batches", lambda offsets, rows=None: population.batches(offsets, request.param))
 
 
 def silent(done, total):
@@ -54,7 +54,7 @@ def test_medoids_are_those_of_each_cluster_alone(people):
     for cluster in range(clusters.max() + 1):
         own = np.flatnonzero(clusters == cluster)
         alone = medoids(vectors[rows[own]], pin_ids[own], np.zeros(len(own), dtype=int), counts[own])
-        assert found[cluster] == pin_ids[own][alone[0]]
+        assert (found[own] == pin_ids[own][alone[0]]).all()
 
 
 @pytest.mark.usefixtures("batch_rows")

@@ -84,6 +84,7 @@ def test_pinnersage_itself_is_what_the_daily_job_computes(people):
     found = find_medoids(
         number[order], pin_ids[points[order, 1]], points[order, 1], counts[order], vectors, lambda done, total: None
     )
+    found = found[np.searchsorted(number[order], np.arange(len(names)))]
     of_action = np.array([names.index(of_point[pair]) for pair in zip(users.tolist(), rows.tolist(), strict=True)])
     weights = importance(ages, of_action, 0.01, len(names))
     owners = np.array([user for user, _ in names])
