@@ -30,7 +30,7 @@ _ACTED = f"""
 """
 
 # Pins acted on whose vector is known, of each user the latest. The fingerprint does not depend on the order of rows.
-# Text is hashed, since DuckDB's hash of several values is too simple to be added up: what is common to rows cancels out.
+# Text is hashed: DuckDB's hash of several values is so simple that in a sum what is common to rows cancels out.
 _CLUSTERED = f"""
     WITH acted AS ({_ACTED}),
     vectors AS (
