@@ -1,6 +1,7 @@
 """Benchmarks run: on little data, whatever they measure then."""
 
-import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,10 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_benchmark_prints_its_table(script, capsys):
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SystemExit as what_is_missing:
-        pytest.skip(str(what_is_missing))
-    module.main(100)
-    assert capsys.readouterr().out.count(" x ") >= 4
+def test_a_benchmark_prints_its_table(script):
+    small = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import {script.stem}; {script.stem}.main(100)"
+    done = subprocess.run([sys.executable, "-c", small], capture_output=True, text=True, timeout=300)
+    if "needs its peers" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" x ") >= 4
