@@ -74,7 +74,9 @@ class FeedbackSettings(Section):
     minimal_cosine: float = Field(
         0.6, ge=-1, le=1, description="An impression says something of the user's nearest medoid from this cosine on."
     )
-    hours: int = Field(24, ge=1, description="An action this long after an impression is its success, or its failure.")
+    hours: int = Field(
+        24, ge=1, description="An impression succeeds, or fails, by what the user does with the pin in so many hours."
+    )
     hide_actions: list[str] = Field(["hide"], description="Values of `action` that say no to what was shown.")
 
 

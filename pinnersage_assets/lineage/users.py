@@ -16,7 +16,7 @@ from pinnersage_assets.model.feedback import feedback_factors
 from pinnersage_assets.model.medoids import importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.model.population import rows_of
-from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
+from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, SETTINGS, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -56,10 +56,20 @@ _LEFT_OUT = f"""
         (SELECT count(*) FROM (SELECT user_id FROM acted WHERE known GROUP BY user_id HAVING count(*) > $most)) AS users
 """
 
-# The day's clusters by member, numbered over all users.
+# The day's clusters by member, numbered over all users, with a fingerprint of each cluster as the vectors are now.
 _MEMBERS = """
-    SELECT user_id, cluster, pin_id, actions, fingerprint, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
-    FROM users.clusters WHERE dt = $day ORDER BY number, pin_id
+    WITH members AS (
+        SELECT user_id, cluster, pin_id, actions, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
+        FROM users.clusters WHERE dt = $day
+    ),
+    vectors AS (
+        SELECT pin_id, hash(embedding) AS vector FROM staging.pins
+        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM members)
+    )
+    SELECT user_id, cluster, pin_id, actions, number,
+        bit_xor(hash(concat_ws(' ', pin_id, actions, vector))) OVER (PARTITION BY number) AS contents,
+        (hash(concat_ws(' ', contents, $made_by)) >> 1)::BIGINT AS fingerprint
+    FROM members JOIN vectors USING (pin_id) ORDER BY number, pin_id
 """
 
 _AGES = f"""
@@ -68,7 +78,7 @@ _AGES = f"""
     WHERE c.dt = $day ORDER BY c.user_id, c.pin_id, age
 """
 
-# What was shown to users who have medoids, and what they did with it in time.
+# What was shown to users who have medoids, and what they did with it in time; not what they still have time for.
 _FEEDBACK = """
     SELECT i.user_id, i.pin_id, epoch($day + INTERVAL 1 DAY - i.ts) / 86400 AS age,
         CASE
@@ -79,10 +89,15 @@ _FEEDBACK = """
     FROM staging.impressions AS i LEFT JOIN staging.actions AS a
         ON a.dt BETWEEN $first AND $day AND a.user_id = i.user_id AND a.pin_id = i.pin_id
         AND a.ts >= i.ts AND a.ts < i.ts + to_hours($hours)
-    WHERE i.dt BETWEEN $first AND $day AND i.user_id IN (SELECT user_id FROM users.clusters WHERE dt = $day)
+    WHERE i.dt BETWEEN $first AND $day AND i.ts + to_hours($hours) <= $day + INTERVAL 1 DAY
+        AND i.user_id IN (SELECT user_id FROM users.clusters WHERE dt = $day)
         AND i.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
     GROUP BY i.user_id, i.pin_id, i.ts ORDER BY i.user_id, i.ts, i.pin_id
 """
+
+
+# A gap in the impressions is of no concern to who does not use them.
+_FEEDBACK_TABLES = ("staging.impressions",) if SETTINGS.feedback.strength > 0 else ()
 
 
 @dg.asset(
@@ -132,7 +147,7 @@ def clusters(
     partitions_def=DAILY,
     deps=[
         *reads(SAME_DAY, "users.clusters"),
-        *reads(WINDOW, "staging.actions", "staging.impressions"),
+        *reads(WINDOW, "staging.actions", *_FEEDBACK_TABLES),
         *reads(HISTORY, "staging.pins"),
     ],
     kinds={"numpy"},
@@ -143,7 +158,7 @@ def medoids(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The medoid of each cluster, and its importance from the cluster's actions."""
     scope = window(partition_day(context), settings)
-    members = warehouse.read(_MEMBERS, {"day": scope["day"]})
+    members = warehouse.read(_MEMBERS, {"day": scope["day"], "made_by": f"code version {_CODE_VERSION}"})
     ages = warehouse.read(_AGES, scope)
     if len(ages) != members["actions"].sum():
         raise dg.Failure(
@@ -207,12 +222,12 @@ def _medoids_of_yesterday(
     """The medoid that each member belongs to, null where it must be found. Several medoids of a cluster always are."""
     kept = warehouse.read(
         """
-        SELECT user_id, cluster, fingerprint, any_value(medoid_pin_id) AS medoid_pin_id
-        FROM users.medoids WHERE dt = $yesterday GROUP BY user_id, cluster, fingerprint HAVING count(*) = 1
+        SELECT user_id, fingerprint, any_value(medoid_pin_id) AS medoid_pin_id
+        FROM users.medoids WHERE dt = $yesterday GROUP BY user_id, fingerprint HAVING count(*) = 1
         """,
         {"yesterday": _before(day)},
     )
-    known = members.join(kept, on=["user_id", "cluster", "fingerprint"], how="left", maintain_order="left")
+    known = members.join(kept, on=["user_id", "fingerprint"], how="left", maintain_order="left")
     has_one = pl.col("actions").sum().over("number") <= actions_per_medoid if actions_per_medoid else pl.lit(True)
     return known.select(pl.when(has_one).then("medoid_pin_id").alias("medoid_pin_id"))["medoid_pin_id"]
 

@@ -81,7 +81,10 @@ def importance(ages: ArrayLike, clusters: ArrayLike, decay_per_day: float, n_clu
         raise ValueError(f"decay_per_day must be a finite number >= 0, not {decay_per_day}")
     if clusters.size and not (clusters.min() >= 0 and clusters.max() < n_clusters):
         raise ValueError(f"clusters must be between 0 and n_clusters - 1, {n_clusters - 1}")
-    return np.bincount(clusters.astype(np.int64), weights=np.exp(-decay_per_day * ages), minlength=n_clusters)
+    # Without a single action, bincount gives integers.
+    return np.bincount(clusters.astype(np.int64), weights=np.exp(-decay_per_day * ages), minlength=n_clusters).astype(
+        np.float64
+    )
 
 
 def sample_by_importance(

@@ -40,7 +40,13 @@ def cluster_users(
 
     Returns:
         labels: (rows,) int32, the cluster within the user, from 0 in order of first appearance.
+
+    Raises:
+        ValueError: a vector has NaN or infinity; names the pin's row and a user.
     """
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)[pin_rows])
+    if bad.size:
+        raise ValueError(f"vectors contain NaN or infinity in row {pin_rows[bad[0]]}, a pin of user {user_ids[bad[0]]}")
     offsets = offsets_of(user_ids)
     lengths = np.diff(offsets)
     labels = np.empty(len(user_ids), dtype=np.int32)

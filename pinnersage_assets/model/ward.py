@@ -23,7 +23,7 @@ MEMORY_BYTES = 512 * 2**20
 _BYTES_A_NUMBER = 32
 _BYTES_A_DISTANCE = 24
 _CLUSTERS_AT_ONCE = 256  # whose means are summed up: a cache full
-_FEW_CLUSTERS = 4  # left to be summed up one by one
+_MEMBERS_IN_TURN = 32  # that are summed up together with those of other clusters
 _FEW = 32  # points of a user that are compared at once, without a look for components
 
 
@@ -36,7 +36,7 @@ def ward(points: ArrayLike, alpha: float, counts: ArrayLike | None = None) -> ND
     first.
 
     Args:
-        points: (m, d) float32 (other types are converted), m >= 0, d >= 1.
+        points: (m, d) float32 (other types are converted), m >= 0, d >= 1; a vector of zeros is a point like others.
         alpha: the largest squared Ward distance at which two clusters merge; 0 merges identical points only, infinity
             merges everything.
         counts: (m,) integers >= 1, how many actions each point stands for; None means one each. The labels are those
@@ -66,8 +66,8 @@ def ward_many(
         offsets: (users + 1,) integers: user u owns rows offsets[u]:offsets[u + 1], possibly none.
         alpha: as for `ward`.
         counts: as for `ward`.
-        memory_bytes: what temporaries may take, as long as one user does not need more: some 20 bytes for each pair of
-            points.
+        memory_bytes: >= 1, what temporaries may take, as long as one user does not need more: some 20 bytes for each
+            pair of points.
 
     Returns:
         labels: (m,) int32; the labels of each user start at 0.
@@ -75,6 +75,8 @@ def ward_many(
     Raises:
         ValueError: an argument is not as described above; names the argument, and the user where there is one.
     """
+    if not memory_bytes >= 1:
+        raise ValueError(f"memory_bytes must be >= 1, not {memory_bytes}")
     offsets = _check_offsets(offsets, len(np.atleast_1d(points)))
     points, sizes = _check_input(points, alpha, counts, offsets)
     return _labels(points, offsets, alpha, sizes, memory_bytes)
@@ -322,20 +324,18 @@ def _means(
     are_points = (sizes[rows] == 1).all()
     totals = np.empty((len(n_members), means.shape[1]))
     # The first members of some clusters of like size together, then the second, and so on: np.add.reduceat, which does
-    # it by cluster, takes three times as long.
+    # it by cluster, takes three times as long. In which order a cluster is summed up depends on its own size alone.
     by_length = np.argsort(-n_members, kind="stable")
     for start in range(0, len(by_length), _CLUSTERS_AT_ONCE):
         chosen = by_length[start : start + _CLUSTERS_AT_ONCE]
         begin, n = first[chosen], n_members[chosen]
         total = np.zeros((len(chosen), means.shape[1]))
-        for k, longer in enumerate(np.searchsorted(-n, -np.arange(n[0]))):
-            if longer < _FEW_CLUSTERS:
-                for one in range(longer):
-                    own = members[begin[one] + k : begin[one] + n[one]]
-                    total[one] += sizes[own] @ means[own].astype(np.float64)
-                break
+        for k, longer in enumerate(np.searchsorted(-n, -np.arange(min(n[0], _MEMBERS_IN_TURN)))):
             own = members[begin[:longer] + k]
             total[:longer] += means[own] if are_points else means[own] * sizes[own, None]
+        for one in range(int(np.searchsorted(-n, -_MEMBERS_IN_TURN))):
+            own = members[begin[one] + _MEMBERS_IN_TURN : begin[one] + n[one]]
+            total[one] += sizes[own] @ means[own].astype(np.float64)
         totals[chosen] = total / weights[chosen, None]
     return totals, weights
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDING = 2.0**-24  # of float32
+_SMALLEST = 2.0**-126  # what a product that is not of full precision, or is taken for 0, may be off by
 # A limit of twice the distance that most clusters have to their nearest neighbour lets most of the merging happen;
 # where it connects too much, half of it is tried.
 _QUANTILE = 0.85
@@ -45,7 +46,7 @@ def components(
     with np.errstate(over="ignore", invalid="ignore"):
         gram = means @ means.swapaxes(1, 2)
         half = 0.5 * np.einsum("ukd,ukd->uk", means, means).astype(np.float64)
-        error = 4 * (d + 8) * _ROUNDING * half.max(axis=1)
+        error = 4 * (d + 8) * (_ROUNDING * half.max(axis=1) + _SMALLEST)
         typical = _typical_distance(gram, half, weight, error)
     component = np.empty((n_users, k), dtype=np.intp)
     limit = np.empty(n_users)

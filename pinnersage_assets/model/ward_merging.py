@@ -61,9 +61,11 @@ def merge_sets(
         for one, end, length in runs(lengths[first:last], _POINTS_AREA, means.shape[1]):
             own = members[starts[first + one : first + end, None] + np.arange(length)]
             names[one:end, :length] = own
-            stacked_sizes[one:end, :length] = sizes[own]
+            n = sizes[own]
             points = means[own].astype(np.float64, copy=False)
-            _write_distances(points, sizes[own], distances[one:end, :length, :length])
+            which, repeated, repeats = _write_distances(points, n, distances[one:end, :length, :length])
+            stacked_sizes[one:end, :length] = n
+            pairs.append((own[which, repeated], own[which, repeats]))
         pairs.extend(_merge_stack(distances, stacked_sizes, names, limits[first:last] / 2))
     kept, merged = map(np.concatenate, zip(*pairs, strict=True))
     return kept, merged
@@ -97,13 +99,20 @@ def _stacks(lengths: NDArray[np.int64], area: int) -> Iterator[tuple[int, int]]:
         last = first
 
 
-def _write_distances(points: NDArray[np.float64], sizes: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+def _write_distances(
+    points: NDArray[np.float64], sizes: NDArray[np.float64], out: NDArray[np.float64]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Half the Ward distances within sets of equal length, symmetric to the last bit, infinite on the diagonal.
+
+    Equal points merge here at once: as rounds of nearest neighbours, k of them would take k rounds.
 
     Args:
         points: (sets, k, d).
-        sizes: (sets, k).
-        out: (sets, k, k), written to.
+        sizes: (sets, k); where equal points merge, the first of them gets the sum, the others 0.
+        out: (sets, k, k), written to; infinite for what has merged.
+
+    Returns:
+        which, repeated, repeats: sets, and in them the first of some equal points and another.
     """
     gram = points @ points.swapaxes(1, 2)
     half = np.einsum("skk->sk", gram) * 0.5
@@ -112,23 +121,50 @@ def _write_distances(points: NDArray[np.float64], sizes: NDArray[np.float64], ou
     out -= gram
     out[:, columns, columns] = np.inf
     doubtful = out <= (2 * _CANCELLATION * half.max(axis=1))[:, None, None]
+    which = repeated = repeats = np.empty(0, dtype=np.intp)
     if doubtful.any():
-        chosen, first, second = np.nonzero(doubtful)
-        needed = first < second
-        needed[needed] = _cancelled(out, half, chosen[needed], first[needed], second[needed])
-        chosen, first, second = chosen[needed], first[needed], second[needed]
-        step = max(1, _POINTS_AREA // points.shape[2])
-        for start in range(0, chosen.size, step):
-            s, i, j = (index[start : start + step] for index in (chosen, first, second))
-            difference = points[s, i] - points[s, j]
-            out[s, i, j] = out[s, j, i] = 0.5 * np.einsum("pd,pd->p", difference, difference)
+        which, repeated, repeats = _equal_points(points, doubtful.any(axis=(1, 2)))
+        np.add.at(sizes, (which, repeated), sizes[which, repeats])
+        doubtful[which, repeats] = False
+        doubtful[which, :, repeats] = False
+        _write_exact(points, half, doubtful, out)
     if (sizes != 1).any():
         weight = 0.5 / sizes
         out /= weight[:, :, None] + weight[:, None, :]
+    sizes[which, repeats] = 0
+    out[which, repeats] = np.inf
+    out[which, :, repeats] = np.inf
+    return which, repeated, repeats
 
 
-def _cancelled(out, half, chosen, first, second):
-    return out[chosen, first, second] <= _CANCELLATION * (half[chosen, first] + half[chosen, second])
+def _equal_points(
+    points: NDArray[np.float64], chosen: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """In some of the sets, the first of equal points with each of the others; see `_write_distances`."""
+    n_sets, k, d = points.shape
+    first = np.tile(np.arange(k), (n_sets, 1))
+    for one in np.flatnonzero(chosen):
+        as_bytes = points[one].view(np.dtype((np.void, d * points.itemsize))).reshape(k)
+        _, index, inverse = np.unique(as_bytes, return_index=True, return_inverse=True)
+        first[one] = index[inverse]
+    which, repeats = np.nonzero(first != np.arange(k))
+    return which, first[which, repeats], repeats
+
+
+def _write_exact(
+    points: NDArray[np.float64], half: NDArray[np.float64], doubtful: NDArray[np.bool_], out: NDArray[np.float64]
+) -> None:
+    """Compute half the squared distances of doubtful pairs again, from the points, where digits have cancelled."""
+    which, first, second = np.nonzero(doubtful)
+    needed = first < second
+    which, first, second = which[needed], first[needed], second[needed]
+    needed = out[which, first, second] <= _CANCELLATION * (half[which, first] + half[which, second])
+    which, first, second = which[needed], first[needed], second[needed]
+    step = max(1, _POINTS_AREA // points.shape[2])
+    for start in range(0, which.size, step):
+        s, i, j = (index[start : start + step] for index in (which, first, second))
+        difference = points[s, i] - points[s, j]
+        out[s, i, j] = out[s, j, i] = 0.5 * np.einsum("pd,pd->p", difference, difference)
 
 
 def _merge_stack(

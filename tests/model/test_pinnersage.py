@@ -93,3 +93,13 @@ def test_nobody_gives_nothing():
     assert cluster_users(nobody, nobody, nobody, vectors, ALPHA, silent).shape == (0,)
     assert find_medoids(nobody, nobody, nobody, nobody, vectors, silent).shape == (0,)
     assert draw_medoids(nobody, nobody, np.empty(0), 3, (0, 0)).shape == (0,)
+
+
+def test_a_broken_vector_is_refused_with_its_row_and_a_user(people):
+    users, rows, counts, vectors = people
+    broken = vectors.copy()
+    broken[rows[5], 3] = np.nan
+    with pytest.raises(
+        ValueError, match=rf"^vectors contain NaN or infinity in row {rows[5]}, a pin of user {users[5]}"
+    ):
+        cluster_users(users, rows, counts, broken, ALPHA, silent)

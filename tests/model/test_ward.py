@@ -278,6 +278,7 @@ def test_bad_input_is_refused_by_name(arguments, message):
         ((BROKEN, [0, 1, 1, 4], 1.0), "^points of user 2 contain NaN or infinity in row 2"),
         ((POINTS, [0, 1, 4], 1.0, [1, -3, 1, 1]), "^counts of user 1 must be >= 1, not -3 in row 1"),
         ((POINTS, [0, 4], -1.0), "^alpha must be"),
+        ((POINTS, [0, 4], 1.0, None, 0), "^memory_bytes must be >= 1, not 0"),
         ((POINTS, [0, 3, 2, 4], 1.0), "^offsets must not fall: user 1 would own rows 3 to 2"),
         (
             (POINTS, [1, 4], 1.0),

@@ -178,6 +178,45 @@ def test_labels_depend_neither_on_the_batch_nor_on_the_memory():
             np.testing.assert_array_equal(together, np.concatenate([alone[u] for u in one_order]))
 
 
+def test_means_do_not_depend_on_the_batch_where_sums_round():
+    """Numbers of very different size, and alphas at which the last bits of a sum decide."""
+    rng = np.random.default_rng(10)
+    users = [
+        (rng.standard_normal((80, 12)) * 10.0 ** rng.uniform(-4, 4, size=(80, 1))).astype(np.float32) for _ in range(12)
+    ]
+    users += [np.repeat(points, 2, axis=0) for points in users[:4]]
+    offsets = np.concatenate([[0], np.cumsum([len(points) for points in users])])
+    together = np.concatenate(users)
+    for user in (0, 3, 7):
+        heights = linkage(users[user].astype(np.float64), "ward")[:, 2] ** 2
+        for height in heights[20::5]:
+            for alpha in height * (1 + 2e-16 * np.arange(-3, 4)):
+                own = ward_many(together, offsets, alpha)[offsets[user] : offsets[user + 1]]
+                np.testing.assert_array_equal(own, ward(users[user], alpha))
+
+
+def test_thousands_of_equal_points_are_one_point_with_their_count():
+    rng = np.random.default_rng(11)
+    few = unit_vectors(rng, 30, 16).astype(np.float32)
+    which = rng.integers(30, size=4000)
+    expected = ward(few, 0.5, np.maximum(np.bincount(which, minlength=30), 1))
+    labels = ward(few[which], 0.5)
+    np.testing.assert_array_equal(labels, in_order_of_appearance(expected[which]))
+    assert not ward(np.repeat(few[:1], 4000, axis=0), 0).any()
+
+
+def test_products_that_underflow_in_float32_separate_nothing():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        large = blobs(rng, 100, 8)
+        for scale in (1e-19, 1e-22, 1e-23, 1e-30):
+            points = (scale * large).astype(np.float32)
+            dendrogram = linkage(points.astype(np.float64) / scale, "ward")
+            alpha = float(np.median(dendrogram[:, 2] ** 2)) * 1.01
+            expected = scipy_labels(np.ones(100, dtype=int), dendrogram, alpha)
+            np.testing.assert_array_equal(ward(points, alpha * scale**2), expected)
+
+
 def test_labels_do_not_depend_on_the_threads_of_a_process():
     rng = np.random.default_rng(7)
     users = [random_case(seed, largest=400)[1] for seed in range(40)]
