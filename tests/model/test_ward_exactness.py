@@ -6,6 +6,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from threadpoolctl import threadpool_limits
 
+from pinnersage_assets.model import ward as ward_module
 from pinnersage_assets.model.ward import ward, ward_many
 from pinnersage_assets.model.ward_components import components
 
@@ -178,21 +179,23 @@ def test_labels_depend_neither_on_the_batch_nor_on_the_memory():
             np.testing.assert_array_equal(together, np.concatenate([alone[u] for u in one_order]))
 
 
-def test_means_do_not_depend_on_the_batch_where_sums_round():
-    """Numbers of very different size, and alphas at which the last bits of a sum decide."""
+def test_the_mean_of_a_cluster_is_the_same_to_the_last_bit_whatever_else_is_in_the_batch():
     rng = np.random.default_rng(10)
-    users = [
-        (rng.standard_normal((80, 12)) * 10.0 ** rng.uniform(-4, 4, size=(80, 1))).astype(np.float32) for _ in range(12)
-    ]
-    users += [np.repeat(points, 2, axis=0) for points in users[:4]]
-    offsets = np.concatenate([[0], np.cumsum([len(points) for points in users])])
-    together = np.concatenate(users)
-    for user in (0, 3, 7):
-        heights = linkage(users[user].astype(np.float64), "ward")[:, 2] ** 2
-        for height in heights[20::5]:
-            for alpha in height * (1 + 2e-16 * np.arange(-3, 4)):
-                own = ward_many(together, offsets, alpha)[offsets[user] : offsets[user + 1]]
-                np.testing.assert_array_equal(own, ward(users[user], alpha))
+    lengths = rng.permutation([1, 2, 3, 5, 8, 20, 31, 32, 33, 34, 50, 90] * 3)
+    ends = np.cumsum(lengths)
+    rows = np.arange(ends[-1])
+    points = rng.standard_normal((len(rows), 40)) * 10.0 ** rng.uniform(-4, 4, size=(len(rows), 1))
+    sizes = rng.integers(1, 9, size=len(rows)).astype(float)
+    roots = np.repeat(ends - lengths, lengths)
+    together, _ = ward_module._means(points, sizes, rows, roots, roots == rows)
+    for mean, end, length in zip(together, ends, lengths, strict=True):
+        own = slice(end - length, end)
+        alone, weight = ward_module._means(
+            points[own], sizes[own], rows[:length], rows[:length] * 0, rows[:length] == 0
+        )
+        np.testing.assert_array_equal(alone[0], mean)
+        np.testing.assert_allclose(mean, np.average(points[own], axis=0, weights=sizes[own]), rtol=1e-9, atol=1e-12)
+        assert weight == sizes[own].sum()
 
 
 def test_thousands_of_equal_points_are_one_point_with_their_count():
