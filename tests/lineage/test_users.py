@@ -3,10 +3,13 @@
 import datetime
 import itertools
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 from world import World, failures, on, small_settings
+
+from pinnersage_assets.lineage import users as lineage
 
 USERS = ("users.clusters", "users.medoids")
 DAYS = 30
@@ -20,13 +23,19 @@ def quiet_world(data, **sections):
     return World.new(data, settings)
 
 
-def materialise(world, day, tables=USERS):
-    result = world.run("users_and_retrieval", day, only=tables)
-    assert result.success, failures(result)
+def materialise(world, day, assets=lineage.ASSETS):
+    """Materialise without checks, which other tests run: this many runs would take too long with them."""
+    result = dg.materialize(
+        assets,
+        partition_key=day.isoformat(),
+        resources=world.resources,
+        instance=world.instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
+    )
     return {
         name: value.value
-        for table in tables
-        for name, value in result.asset_materializations_for_node(table.replace(".", "__"))[0].metadata.items()
+        for asset in assets
+        for name, value in result.asset_materializations_for_node(asset.op.name)[0].metadata.items()
     }
 
 
@@ -163,7 +172,7 @@ def test_feedback_raises_what_is_taken_up_and_lowers_what_is_not(thirty_days, tm
             "$user AS user_id, $pin AS pin_id) FROM staging.actions WHERE dt = $day LIMIT 1",
             ts=row["ts"], user=row["user_id"], pin=row["pin_id"], day=on(28),
         )  # fmt: skip
-    materialise(learning, day, ("users.medoids",))
+    materialise(learning, day, [lineage.medoids])
     before, after = world.partition("users.medoids", day), learning.partition("users.medoids", day)
     joined = before.join(after, on=["user_id", "cluster", "medoid_pin_id"], suffix="_learnt")
     assert len(joined) == len(before) == len(after)
@@ -229,8 +238,8 @@ def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_
     )
     full = corrected.copy(tmp_path / "full")
     full.execute("DELETE FROM users.medoids")
-    materialise(corrected, on(29), ("users.medoids",))
-    materialise(full, on(29), ("users.medoids",))
+    materialise(corrected, on(29), [lineage.medoids])
+    materialise(full, on(29), [lineage.medoids])
     found = corrected.partition("users.medoids", on(29))
     assert found.equals(full.partition("users.medoids", on(29)))
     assert not found.drop("fingerprint").equals(world.partition("users.medoids", on(29)).drop("fingerprint"))

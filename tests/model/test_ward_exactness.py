@@ -149,7 +149,7 @@ def compare(seeds, largest):
 
 
 def test_partitions_are_scipys_on_ten_thousand_users():
-    compare(range(1_000_000, 1_010_080), largest=600)
+    compare(range(1_000_000, 1_010_080), largest=400)
 
 
 def test_partitions_are_scipys_on_large_users():
