@@ -17,7 +17,7 @@ from pinnersage_assets.warehouse.database import Warehouse
     partitions_def=DAILY,
     deps=[*reads(HISTORY, "staging.pins"), *reads(EARLIER, "corpus.near_duplicates")],
     kinds={"numpy"},
-    code_version="1",
+    code_version="2",
 )
 def near_duplicates(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """The day's new pins against all representatives of earlier days, then against each other."""
@@ -39,6 +39,7 @@ def near_duplicates(context: dg.AssetExecutionContext, warehouse: Warehouse, set
         settings.corpus.near_duplicate_cosine,
         n_representatives=len(representatives),
         on_progress=log_progress(context.log, "pins"),
+        seed=settings.seed,
     )
     repeats = np.flatnonzero(canonical != np.arange(len(pin_ids)))
     return pl.DataFrame(

@@ -3,18 +3,33 @@
 The paper filters near-duplicates by "specialized in-house models"; here a pin repeats another if the cosine of their
 embeddings reaches a threshold. Pins are compared with earlier *representatives* only, so that no chain of small steps
 joins unlike pins, and working day by day gives what working through all days at once gives.
+
+Three stages: hashing proposes pairs (`hyperplane_hashing`), their exact cosine selects, and the order of the pins
+groups. A pair that hashing does not propose is not joined, however it is looked at: where a matrix product of all pairs
+is cheaper than tables it takes their place, and what it finds must be a candidate as well.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The cosine that decides is computed pair by pair in float64. Which pairs to look at comes from float32 products of
-# blocks, whose last bits depend on the shape of the block: this is more than they, and the norms, can be off.
+from pinnersage_assets.model.hyperplane_hashing import TABLES, HashTables, hash_tables, shared_codes, sketches
+
+# The cosine that decides is computed pair by pair in float64. Which pairs are worth one comes from float32 products,
+# whose last bits depend on the shape of a block: this is more than they, and the norms, can be off.
 _MARGIN = 1e-4
 _UNIT_TOLERANCE = 1e-5  # of a norm
-_BLOCK_ROWS = 2048  # of new rows, and of representatives: a product of two blocks is 16 MB
+_BLOCK_ROWS = 1024  # new rows that are compared with each other by one matrix product
+_PRODUCT_ROWS = 2048  # of representatives, in a product with a block
+# Tables cost some 6 us a vector (to hash and to sort), a product some 5 ns a pair: where either side has fewer rows
+# than about this, products are cheaper.
+_FEW_ROWS = 700
+# A pair that shares a code costs some 100 ns by its sketches. A product of a whole bucket costs 40 us, 250 ns a row and
+# 5 ns a pair, so it is cheaper from this many pairs on: _CROWD_PAIRS, and _CROWD_FACTOR for each row.
+_CROWD_PAIRS, _CROWD_FACTOR = 500, 3
+_PAIRS_AT_ONCE = 2**18  # that share a code: their sketches are 32 MB
 _PAIR_BYTES = 8 * 2**20  # of pairs of vectors in float64
 
 
@@ -23,10 +38,15 @@ def group_near_duplicates(
     threshold: float,
     n_representatives: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Let each pin join the nearest earlier representative within the threshold, or become one itself.
 
-    Exact, in one pass over the new rows in order. Of two equally near representatives the earlier one is joined.
+    Among representatives that hashing proposes: of pairs at the threshold 0.5 % are missed, of nearer ones fewer. Of
+    two equally near representatives the earlier one is joined. The new rows are halved again and again: when the first
+    half is settled, the second is compared with the representatives in it, and then settled in the same way. So only
+    representatives are ever compared with (a thousand copies of one pin are a thousand comparisons), and n rows cost
+    n log n, besides the pairs that share a code.
 
     Args:
         vectors: (rows, d) float32 unit vectors. Rows 0 to n_representatives - 1 are representatives already (of
@@ -34,6 +54,7 @@ def group_near_duplicates(
         threshold: a pin joins a representative at this cosine or above; -1 to 1.
         n_representatives: how many rows are representatives already.
         on_progress: called as on_progress(done, total) with numbers of new rows, after each block of them.
+        seed: of the hash tables; must be the same on all days.
 
     Returns:
         canonical: (rows,) int64, the row of each pin's representative; its own row if it is one.
@@ -44,70 +65,143 @@ def group_near_duplicates(
     """
     vectors = _check_input(vectors, threshold, n_representatives)
     total = len(vectors)
-    canonical = np.arange(total)
-    cosine = np.ones(total)
-    representatives = np.arange(n_representatives)
-    for start in range(n_representatives, total, _BLOCK_ROWS):
-        block = np.arange(start, min(start + _BLOCK_ROWS, total))
-        best = np.full(len(block), -np.inf)
-        nearest = block.copy()
-        for first in range(0, len(representatives), _BLOCK_ROWS):
-            _look_among(vectors, block, representatives[first : first + _BLOCK_ROWS], threshold, best, nearest)
-        _look_within(vectors, block, threshold, best, nearest)
-        joins = best >= threshold
-        canonical[block[joins]] = nearest[joins]
-        cosine[block[joins]] = best[joins]
-        representatives = np.concatenate([representatives, block[~joins]])
+    search = _Search(
+        vectors=vectors,
+        threshold=threshold,
+        tables=hash_tables(threshold, vectors.shape[1], seed),
+        codes=np.zeros((total, TABLES), dtype=np.uint32),
+        is_hashed=np.zeros(total, dtype=np.bool_),
+        best=np.full(total, -np.inf),
+        nearest=np.arange(total),
+    )
+    new = np.arange(n_representatives, total)
+    search.look_among(new, np.arange(n_representatives))
+    for block in search.settle(new):
         if on_progress is not None:
             on_progress(int(block[-1]) + 1 - n_representatives, total - n_representatives)
+    joins = search.joins(new)
+    canonical, cosine = np.arange(total), np.ones(total)
+    canonical[new[joins]] = search.nearest[new[joins]]
+    cosine[new[joins]] = search.best[new[joins]]
     return canonical, cosine.astype(np.float32)
 
 
-def _look_among(
-    vectors: NDArray[np.float32],
-    block: NDArray[np.int64],
-    representatives: NDArray[np.int64],
-    threshold: float,
-    best: NDArray[np.float64],
-    nearest: NDArray[np.int64],
-) -> None:
-    """Update each pin's best cosine and nearest representative from some more, later, representatives."""
-    products = vectors[block] @ vectors[representatives].T
-    largest = products.max(axis=1)
-    # Only what may be nearest of all is worth an exact cosine.
-    worth = np.maximum(np.maximum(largest, best), threshold) - _MARGIN
-    rows = np.flatnonzero(largest >= worth)
-    which, columns = np.nonzero(products[rows] >= worth[rows, None])
-    rows, candidates = rows[which], representatives[columns]
-    cosines = _cosines(vectors, block[rows], candidates)
-    order = np.lexsort((-cosines, rows))  # stable: of equal ones the earliest representative stays first
-    order = order[np.diff(rows[order], prepend=-1) != 0]
-    rows, candidates, cosines = rows[order], candidates[order], cosines[order]
-    # Strictly better only: an equally near one that was found before is earlier.
-    better = cosines > best[rows]
-    best[rows[better]] = cosines[better]
-    nearest[rows[better]] = candidates[better]
+@dataclass
+class _Search:
+    """What is known so far of each row: its codes, once they are needed, and the nearest representative found."""
 
+    vectors: NDArray[np.float32]
+    threshold: float
+    tables: HashTables
+    codes: NDArray[np.uint32]
+    is_hashed: NDArray[np.bool_]
+    best: NDArray[np.float64]
+    nearest: NDArray[np.int64]
 
-def _look_within(
-    vectors: NDArray[np.float32],
-    block: NDArray[np.int64],
-    threshold: float,
-    best: NDArray[np.float64],
-    nearest: NDArray[np.int64],
-) -> None:
-    """Update best cosines and nearest representatives from those that the block itself founds, in order."""
-    products = vectors[block] @ vectors[block].T
-    similar = np.triu(products >= threshold - _MARGIN, k=1)
-    for row in np.flatnonzero(similar.any(axis=1)):
-        # All earlier rows have had their say, so whether this one joins another is settled.
-        if best[row] >= threshold:
-            continue
-        later = np.flatnonzero(similar[row])
-        cosines = _cosines(vectors, np.full(len(later), block[row]), block[later])
-        better = cosines > best[later]
-        best[later[better]] = cosines[better]
-        nearest[later[better]] = block[row]
+    def joins(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which rows have a representative; final for rows that are settled."""
+        return self.best[rows] >= self.threshold
+
+    def settle(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Settle rows that were compared with all earlier representatives; yields each block when it is settled."""
+        if len(rows) <= _BLOCK_ROWS:
+            if len(rows):
+                self.look_within(rows)
+                yield rows
+            return
+        blocks = -(-len(rows) // _BLOCK_ROWS)
+        half = _BLOCK_ROWS * 2 ** ((blocks - 1).bit_length() - 1)
+        yield from self.settle(rows[:half])
+        self.look_among(rows[half:], rows[:half][~self.joins(rows[:half])])
+        yield from self.settle(rows[half:])
+
+    def look_among(self, rows: NDArray[np.int64], representatives: NDArray[np.int64]) -> None:
+        """Compare rows with representatives, all earlier."""
+        if len(rows) * len(representatives) <= _FEW_ROWS * (len(rows) + len(representatives)):
+            pairs = self._pairs_by_products(rows, representatives)
+        else:
+            pairs = self._pairs_by_tables(rows, representatives)
+        for later, earlier in _gathered(pairs, _PAIRS_AT_ONCE):
+            for part in _parts(len(later), self._pairs_of_vectors()):
+                self._compare(later[part], earlier[part])
+
+    def look_within(self, block: NDArray[np.int64]) -> None:
+        """Settle a block: compare its rows with the representatives that it founds itself, in order."""
+        products = self.vectors[block] @ self.vectors[block].T
+        similar = np.triu(products >= self.threshold - _MARGIN, k=1)
+        for row in np.flatnonzero(similar.any(axis=1)):
+            # All earlier rows have had their say, so whether this one joins another is settled.
+            if self.best[block[row]] >= self.threshold:
+                continue
+            later = block[similar[row]]
+            earlier = np.full(len(later), block[row])
+            candidates = self._are_candidates(later, earlier)
+            self._compare(later[candidates], earlier[candidates])
+
+    def _pairs_by_products(
+        self, rows: NDArray[np.int64], representatives: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        for some in _parts(len(rows), _PRODUCT_ROWS):
+            block = rows[some]
+            for part in _parts(len(representatives), _PRODUCT_ROWS):
+                products = self.vectors[block] @ self.vectors[representatives[part]].T
+                which, columns = np.nonzero(products >= self._worth(block)[:, None])
+                if not len(which):
+                    continue
+                later, earlier = block[which], representatives[part][columns]
+                for pairs in _parts(len(later), _PAIRS_AT_ONCE):
+                    candidates = self._are_candidates(later[pairs], earlier[pairs])
+                    yield later[pairs][candidates], earlier[pairs][candidates]
+
+    def _pairs_by_tables(
+        self, rows: NDArray[np.int64], representatives: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        left, right = self._codes(rows), self._codes(representatives)
+        left_sketches, right_sketches = sketches(left), sketches(right)
+        for found in shared_codes(left, right):
+            pairs, row_count = found.left_size * found.right_size, found.left_size + found.right_size
+            is_crowded = pairs > _CROWD_FACTOR * row_count + _CROWD_PAIRS
+            for which, columns in found.pairs(np.flatnonzero(~is_crowded), _PAIRS_AT_ONCE):
+                alike = self.tables.have_like_sketches(left_sketches[which], right_sketches[columns])
+                yield rows[which[alike]], representatives[columns[alike]]
+            for which, columns in found.members(np.flatnonzero(is_crowded)):
+                yield from self._pairs_by_products(rows[which], representatives[columns])
+
+    def _compare(self, rows: NDArray[np.int64], representatives: NDArray[np.int64]) -> None:
+        """Let each row of some candidate pairs know the nearest of its representatives, and the earliest of such."""
+        products = np.einsum("pd,pd->p", self.vectors[rows], self.vectors[representatives])
+        worth = products >= self._worth(rows)
+        rows, representatives = rows[worth], representatives[worth]
+        cosines = _cosines(self.vectors, rows, representatives)
+        order = np.lexsort((representatives, -cosines, rows))
+        order = order[np.diff(rows[order], prepend=-1) != 0]
+        rows, representatives, cosines = rows[order], representatives[order], cosines[order]
+        # Tables find pairs in an order of their own.
+        equal_and_earlier = (cosines == self.best[rows]) & (representatives < self.nearest[rows])
+        better = (cosines > self.best[rows]) | equal_and_earlier
+        self.best[rows[better]] = cosines[better]
+        self.nearest[rows[better]] = representatives[better]
+
+    def _worth(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Compute from which float32 product on a pair is worth an exact cosine."""
+        return np.maximum(self.best[rows], self.threshold) - _MARGIN
+
+    def _are_candidates(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+        self._hash(np.unique(np.concatenate([left, right])))
+        return self.tables.are_candidates(self.codes[left], self.codes[right])
+
+    def _codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+        self._hash(rows)
+        return self.codes[rows]
+
+    def _hash(self, rows: NDArray[np.int64]) -> None:
+        missing = rows[~self.is_hashed[rows]]
+        for part in _parts(len(missing), _PRODUCT_ROWS):
+            self.codes[missing[part]] = self.tables.codes(self.vectors[missing[part]])
+        self.is_hashed[missing] = True
+
+    def _pairs_of_vectors(self) -> int:
+        return max(1, _PAIR_BYTES // (2 * 8 * self.vectors.shape[1]))
 
 
 def _cosines(vectors: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -118,6 +212,21 @@ def _cosines(vectors: NDArray[np.float32], left: NDArray[np.int64], right: NDArr
         dot, a_norm, b_norm = (np.einsum("pd,pd->p", x, y) for x, y in ((a, b), (a, a), (b, b)))
         cosines[part] = dot / np.sqrt(a_norm * b_norm)
     return np.clip(cosines, -1.0, 1.0)
+
+
+def _gathered(
+    pairs: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]], at_least: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Put small arrays of pairs together: most buckets have a pair or two worth an exact cosine, or none."""
+    waiting, count = [], 0
+    for pair in pairs:
+        waiting.append(pair)
+        count += len(pair[0])
+        if count >= at_least:
+            yield np.concatenate([left for left, _ in waiting]), np.concatenate([right for _, right in waiting])
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate([left for left, _ in waiting]), np.concatenate([right for _, right in waiting])
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:

@@ -3,17 +3,34 @@
 import numpy as np
 import pytest
 
+from pinnersage_assets.model import hyperplane_hashing
 from pinnersage_assets.model import near_duplicates as module
+from pinnersage_assets.model.hyperplane_hashing import hash_tables
 from pinnersage_assets.model.near_duplicates import group_near_duplicates
+from pinnersage_assets.settings import SimulationSettings
+from pinnersage_assets.sources.simulated_world import SimulatedWorld
+
+THRESHOLD = 0.97  # the default
 
 
-def one_after_another(vectors, threshold, n_representatives=0):
+def candidates(vectors, threshold, seed):
+    """(rows, rows) bool: which pairs hashing proposes."""
+    tables = hash_tables(threshold, vectors.shape[1], seed)
+    codes = tables.codes(vectors)
+    left, right = np.indices((len(vectors), len(vectors)))
+    return tables.are_candidates(codes[left.ravel()], codes[right.ravel()]).reshape(left.shape)
+
+
+def one_after_another(vectors, threshold, proposed=None):
+    """The groups, by a plain loop; of the pairs proposed, or of all."""
     wide = vectors.astype(np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
     canonical, cosine = np.arange(len(wide)), np.ones(len(wide))
-    representatives = list(range(n_representatives))
-    for row in range(n_representatives, len(wide)):
+    representatives = []
+    for row in range(len(wide)):
         cosines = wide[representatives] @ wide[row]
+        if proposed is not None:
+            cosines[~proposed[representatives, row]] = -np.inf
         if len(representatives) and cosines.max() >= threshold:
             canonical[row] = representatives[int(cosines.argmax())]
             cosine[row] = cosines.max()
@@ -34,32 +51,108 @@ def crowded_pins(seed, rows, d):
     return unit(centres[rng.integers(len(centres), size=rows)] + spread * rng.standard_normal((rows, d)))
 
 
-@pytest.mark.parametrize("block_rows", [1, 7, 64, 2048])
+def planted_pins(seed, rows, d, topics=20, share=0.3):
+    """The simulator's pins with more repeats, and which pin each repeats or else itself."""
+    world = SimulatedWorld(SimulationSettings(dimensions=d, topics=topics, near_duplicate_share=share), seed)
+    pin_ids = np.arange(1, rows + 1)
+    return world.vectors(pin_ids), world.planted_original(pin_ids) - 1
+
+
+def use_way(monkeypatch, way):
+    """Let every comparison go one way: tables that expand pairs, tables with products of buckets, or products alone."""
+    monkeypatch.setattr(module, "_FEW_ROWS", np.inf if way == "products" else 0)
+    monkeypatch.setattr(module, "_CROWD_PAIRS", {"buckets": -1, "pairs": np.inf}.get(way, 500))
+    monkeypatch.setattr(module, "_CROWD_FACTOR", 0)
+
+
+@pytest.mark.parametrize("way", ["products", "pairs", "buckets"])
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.97])
-def test_groups_are_those_of_a_loop_over_the_pins(monkeypatch, threshold, block_rows):
-    monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
+def test_groups_are_those_of_a_loop_over_the_candidates(monkeypatch, threshold, way):
+    use_way(monkeypatch, way)
     monkeypatch.setattr(module, "_PAIR_BYTES", 2048)
+    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 100)
     for seed, (rows, d) in enumerate([(1, 4), (300, 3), (300, 8), (500, 64)]):
         vectors = crowded_pins(seed, rows, d)
-        canonical, cosine = group_near_duplicates(vectors, threshold)
-        expected_canonical, expected_cosine = one_after_another(vectors, threshold)
-        np.testing.assert_array_equal(canonical, expected_canonical)
-        np.testing.assert_allclose(cosine, expected_cosine, atol=1e-7)
-        assert (canonical.dtype, cosine.dtype) == (np.int64, np.float32)
+        # With few tables many a pair is missed, the nearest among them.
+        monkeypatch.setattr(hyperplane_hashing, "RECALL_AT_THRESHOLD", 0.6)
+        proposed = candidates(vectors, threshold, seed)
+        expected_canonical, expected_cosine = one_after_another(vectors, threshold, proposed)
+        if rows == 500 and threshold == 0.9:
+            assert not np.array_equal(expected_canonical, one_after_another(vectors, threshold)[0])
+        for block_rows in (7, 100, 2048):
+            monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
+            canonical, cosine = group_near_duplicates(vectors, threshold, seed=seed)
+            np.testing.assert_array_equal(canonical, expected_canonical)
+            np.testing.assert_allclose(cosine, expected_cosine, atol=1e-7)
+            assert (canonical.dtype, cosine.dtype) == (np.int64, np.float32)
 
 
-def test_the_size_of_blocks_changes_nothing_at_all(monkeypatch):
-    vectors = crowded_pins(5, 3000, 32)
+@pytest.mark.parametrize("d", [64, 256])
+def test_planted_repeats_are_found_and_nothing_else(d):
+    for seed in range(4):
+        vectors, originals = planted_pins(seed, 6000, d)
+        planted = originals != np.arange(len(vectors))
+        assert 1500 < planted.sum() < 2100
+        canonical, _ = group_near_duplicates(vectors, THRESHOLD, seed=seed)
+        found = canonical != np.arange(len(vectors))
+        right = (canonical == originals) & planted
+        assert right.sum() >= 0.97 * planted.sum()
+        assert right.sum() >= 0.99 * found.sum()
+
+
+@pytest.mark.parametrize("threshold", [0.8, 0.9, THRESHOLD, 0.99])
+def test_pairs_at_the_threshold_itself_are_nearly_all_found(threshold):
+    rng = np.random.default_rng(9)
+    left, noise = unit(rng.standard_normal((2, 4000, 128)).reshape(-1, 128)).reshape(2, 4000, 128)
+    noise = unit(noise - (noise * left).sum(axis=1, keepdims=True) * left)
+    right = unit((threshold + 1e-6) * left + np.sqrt(1 - threshold**2) * noise)
+    tables = hash_tables(threshold, 128, seed=3)
+    found = tables.are_candidates(tables.codes(left), tables.codes(right)).mean()
+    assert found >= 0.99  # 0.995 expected, with a standard error of 0.001
+    if threshold < 0.99:
+        assert found <= 0.9985  # more tables, or shorter codes, than the recall needs
+
+
+def test_codes_are_of_each_vector_alone_to_the_last_bit():
+    rng = np.random.default_rng(10)
+    for d in (2, 64, 256, 1000):
+        # Coordinates of few digits lie in planes more often than any others would.
+        vectors = unit(np.concatenate([rng.standard_normal((300, d)), rng.choice([1, 2, 100], size=(40, d))]))
+        tables = hash_tables(THRESHOLD, d, seed=0)
+        codes = tables.codes(vectors)
+        integers = np.rint(vectors * np.float32(tables.scale)).astype(np.int64)
+        sides = integers @ tables.planes.T.astype(np.int64) >= 0
+        expected = np.zeros((len(vectors), hyperplane_hashing.TABLES, 32), dtype=np.bool_)
+        expected[:, :, : tables.bits] = sides.reshape(len(vectors), -1, tables.bits)
+        np.testing.assert_array_equal(codes, np.packbits(expected, axis=2).view(np.uint32)[:, :, 0])
+        largest = np.linalg.norm(integers, axis=1).max() * np.linalg.norm(tables.planes, axis=1).max()
+        assert largest < 2**24  # so every partial sum is exact in float32
+        for rows in (1, 3, 17):
+            parts = np.array_split(vectors, len(vectors) // rows)
+            np.testing.assert_array_equal(np.concatenate([tables.codes(part) for part in parts]), codes)
+
+
+def test_another_seed_proposes_other_pairs_and_the_same_seed_the_same():
+    vectors = crowded_pins(2, 400, 32)
+    proposed = [candidates(vectors, 0.95, seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(proposed[0], proposed[1])
+    assert (proposed[0] != proposed[2]).any()
+
+
+def test_how_the_work_is_divided_changes_nothing_at_all(monkeypatch):
+    vectors, _ = planted_pins(5, 3000, 64)
     canonical, cosine = group_near_duplicates(vectors, 0.95)
     assert 100 < len(np.unique(canonical)) < 2900
-    for block_rows in (13, 500):
+    for way, block_rows in (("products", 13), ("pairs", 100), ("buckets", 100), ("pairs", 1000)):
+        use_way(monkeypatch, way)
         monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
         again_canonical, again_cosine = group_near_duplicates(vectors, 0.95)
         np.testing.assert_array_equal(again_canonical, canonical)
         np.testing.assert_array_equal(again_cosine, cosine)
 
 
-def test_day_by_day_gives_what_all_at_once_gives():
+@pytest.mark.parametrize("way", ["products", "pairs", "buckets"])
+def test_day_by_day_gives_what_all_at_once_gives(monkeypatch, way):
     # The threshold is the very cosine of many pairs: it must fall on the same side every time.
     angles = 0.05 * np.arange(40)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -68,20 +161,46 @@ def test_day_by_day_gives_what_all_at_once_gives():
     vectors = np.concatenate([vectors, crowded_pins(6, 900, 48)])[rng.permutation(1348)]
     first, second = np.triu_indices(len(vectors), 1)
     frequent = np.sort(module._cosines(vectors, first, second))[[-20_000, -5_000, -2_000]]
+    # Some pairs are missed, and the same ones every time.
+    monkeypatch.setattr(hyperplane_hashing, "RECALL_AT_THRESHOLD", 0.6)
     for threshold in (0.97, *frequent.tolist()):
         canonical, cosine = group_near_duplicates(vectors, threshold)
-        known = np.empty(0, dtype=np.int64)
-        by_day_canonical, by_day_cosine = [], []
-        for day in np.array_split(np.arange(len(vectors)), [3, 3, 200, 201, 900]):
-            rows = np.concatenate([known, day])
-            groups, cosines = group_near_duplicates(vectors[rows], threshold, n_representatives=len(known))
-            np.testing.assert_array_equal(groups[: len(known)], np.arange(len(known)))
-            np.testing.assert_array_equal(cosines[: len(known)], 1.0)
-            by_day_canonical.append(rows[groups[len(known) :]])
-            by_day_cosine.append(cosines[len(known) :])
-            known = np.concatenate([known, day[groups[len(known) :] == np.arange(len(known), len(rows))]])
-        np.testing.assert_array_equal(np.concatenate(by_day_canonical), canonical)
-        np.testing.assert_array_equal(np.concatenate(by_day_cosine), cosine)
+        with monkeypatch.context() as patch:
+            use_way(patch, way)
+            patch.setattr(module, "_BLOCK_ROWS", 50)
+            by_day = day_by_day(vectors, threshold, [3, 3, 200, 201, 900])
+        np.testing.assert_array_equal(by_day[0], canonical)
+        np.testing.assert_array_equal(by_day[1], cosine)
+
+
+def day_by_day(vectors, threshold, first_rows):
+    known = np.empty(0, dtype=np.int64)
+    canonical, cosine = [], []
+    for day in np.array_split(np.arange(len(vectors)), first_rows):
+        rows = np.concatenate([known, day])
+        groups, cosines = group_near_duplicates(vectors[rows], threshold, n_representatives=len(known))
+        np.testing.assert_array_equal(groups[: len(known)], np.arange(len(known)))
+        np.testing.assert_array_equal(cosines[: len(known)], 1.0)
+        canonical.append(rows[groups[len(known) :]])
+        cosine.append(cosines[len(known) :])
+        known = np.concatenate([known, day[groups[len(known) :] == np.arange(len(known), len(rows))]])
+    return np.concatenate(canonical), np.concatenate(cosine)
+
+
+def test_a_thousand_copies_are_compared_with_their_representative_alone(monkeypatch):
+    compared = []
+    compare = module._Search._compare
+
+    def count(search, rows, representatives):
+        compared.append(len(rows))
+        compare(search, rows, representatives)
+
+    monkeypatch.setattr(module._Search, "_compare", count)
+    use_way(monkeypatch, "products")
+    vectors = np.repeat(crowded_pins(1, 1, 32), 5000, axis=0)
+    canonical, _ = group_near_duplicates(vectors, THRESHOLD)
+    assert (canonical == 0).all()
+    assert sum(compared) == 4999
 
 
 def test_a_chain_of_small_steps_does_not_join_unlike_pins():
