@@ -18,16 +18,17 @@ from pinnersage_assets.model.randomness import keyed_normal
 
 # K is the largest that keeps the recall of pairs exactly at the threshold; K may depend on the threshold, but not on
 # the number of vectors, which grows from day to day. At 0.97 a plane leaves a pair together with probability 0.922, so
-# K = 23: 0.922^23 = 0.154 a table, 1 - (1 - 0.154)^32 = 0.995 in all, and 0.9998 at 0.98. A pair at 0.84, as of pins of
-# one topic, shares a code with probability 0.01 a table; an unlike one with 10^-7.
-TABLES = 32
+# K = 31: 0.922^31 = 0.08 a table, 1 - (1 - 0.08)^64 = 0.995 in all, and 0.9999 at 0.98. Pins of one topic, at 0.84 or
+# so, share a code with probability 0.002 a table, unlike ones with 10^-9. Half as many tables (K = 23: 0.01 a table)
+# are a quarter faster for 300,000 pins of 2,000 topics and slower for 1,000,000: pairs within topics take over.
+TABLES = 64
 RECALL_AT_THRESHOLD = 0.995
 _MOST_BITS = 32  # of a code, an unsigned 32-bit integer
 
-# A shared code of 23 bits says little about a crowd of pins at 0.9. The codes of half of the tables (one cache line a
-# vector) differ in a binomial number of bits; pairs beyond this many standard deviations above the mean at the
-# threshold are not proposed: 3 pairs in 100,000 at the threshold itself, practically none nearer.
-_SKETCH_TABLES = TABLES // 2
+# A shared code still says little about a crowd of pins at 0.9. The codes of some tables (one cache line a vector)
+# differ in a binomial number of bits; pairs beyond this many standard deviations above the mean at the threshold are
+# not proposed: 3 pairs in 100,000 at the threshold itself, practically none nearer.
+_SKETCH_TABLES = 16
 _SKETCH_DEVIATIONS = 4.0
 
 # Sums of a matrix product are rounded differently in blocks of different shapes, so the side of a vector close to a
@@ -36,7 +37,7 @@ _SKETCH_DEVIATIONS = 4.0
 # whatever the order of the summands. Planes have odd coordinates, so that no plane contains an axis.
 _EXACT = 2.0**24
 _PLANE_STEPS = 8  # of a coordinate, a standard deviation
-_ROWS_AT_ONCE = 2048  # vectors hashed together: 6 MB of products
+_ROWS_AT_ONCE = 2048  # vectors hashed together: 16 MB of products
 
 
 @dataclass(frozen=True)

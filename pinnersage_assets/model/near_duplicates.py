@@ -21,11 +21,11 @@ from pinnersage_assets.model.hyperplane_hashing import TABLES, HashTables, hash_
 # whose last bits depend on the shape of a block: this is more than they, and the norms, can be off.
 _MARGIN = 1e-4
 _UNIT_TOLERANCE = 1e-5  # of a norm
-_BLOCK_ROWS = 1024  # new rows that are compared with each other by one matrix product
+_BLOCK_ROWS = 512  # new rows that are compared with each other by one matrix product
 _PRODUCT_ROWS = 2048  # of representatives, in a product with a block
-# Tables cost some 6 us a vector (to hash and to sort), a product some 5 ns a pair: where either side has fewer rows
-# than about this, products are cheaper.
-_FEW_ROWS = 700
+# Tables cost microseconds a vector, mostly to sort, a product some 5 ns a pair: products are cheaper for fewer pairs
+# than this many for each vector of either side. Measured: 350 to 700 differ by a tenth in all.
+_FEW_ROWS = 400
 # A pair that shares a code costs some 100 ns by its sketches. A product of a whole bucket costs 40 us, 250 ns a row and
 # 5 ns a pair, so it is cheaper from this many pairs on: _CROWD_PAIRS, and _CROWD_FACTOR for each row.
 _CROWD_PAIRS, _CROWD_FACTOR = 500, 3

@@ -73,13 +73,13 @@ def test_groups_are_those_of_a_loop_over_the_candidates(monkeypatch, threshold, 
     monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 100)
     for seed, (rows, d) in enumerate([(1, 4), (300, 3), (300, 8), (500, 64)]):
         vectors = crowded_pins(seed, rows, d)
-        # With few tables many a pair is missed, the nearest among them.
+        # With longer codes many a pair is missed, the nearest among them.
         monkeypatch.setattr(hyperplane_hashing, "RECALL_AT_THRESHOLD", 0.6)
         proposed = candidates(vectors, threshold, seed)
         expected_canonical, expected_cosine = one_after_another(vectors, threshold, proposed)
         if rows == 500 and threshold == 0.9:
             assert not np.array_equal(expected_canonical, one_after_another(vectors, threshold)[0])
-        for block_rows in (7, 100, 2048):
+        for block_rows in (7, 100):
             monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
             canonical, cosine = group_near_duplicates(vectors, threshold, seed=seed)
             np.testing.assert_array_equal(canonical, expected_canonical)
@@ -160,7 +160,7 @@ def test_day_by_day_gives_what_all_at_once_gives(monkeypatch, way):
     vectors = unit(np.concatenate([ring[rng.integers(40, size=400)] @ rng.standard_normal((2, 48)), np.eye(48)]))
     vectors = np.concatenate([vectors, crowded_pins(6, 900, 48)])[rng.permutation(1348)]
     first, second = np.triu_indices(len(vectors), 1)
-    frequent = np.sort(module._cosines(vectors, first, second))[[-20_000, -5_000, -2_000]]
+    frequent = np.sort(module._cosines(vectors, first, second))[[-20_000, -2_000]]
     # Some pairs are missed, and the same ones every time.
     monkeypatch.setattr(hyperplane_hashing, "RECALL_AT_THRESHOLD", 0.6)
     for threshold in (0.97, *frequent.tolist()):
