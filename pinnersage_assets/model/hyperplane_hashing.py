@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pinnersage_assets.model.population import ranges
 from pinnersage_assets.model.randomness import keyed_normal
 
 # K is the largest that keeps the recall of pairs exactly at the threshold; K may depend on the threshold, but not on
@@ -128,10 +129,10 @@ class Buckets:
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield all pairs of a left and a right row of some buckets, so many at once, or one left row's if more."""
         size = self.left_size[buckets]
-        left = self.left[_ranges(self.left_start[buckets], size)]
+        left = self.left[ranges(self.left_start[buckets], size)]
         first, count = np.repeat(self.right_start[buckets], size), np.repeat(self.right_size[buckets], size)
         for part in _parts(count, pairs_at_once):
-            yield np.repeat(left[part], count[part]), self.right[_ranges(first[part], count[part])]
+            yield np.repeat(left[part], count[part]), self.right[ranges(first[part], count[part])]
 
     def members(self, buckets: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield the left rows and the right rows of each of some buckets."""
@@ -160,12 +161,6 @@ def _sorted_codes(
     codes, rows = (keys >> np.uint64(32)).astype(np.uint32), (keys & np.uint64(2**32 - 1)).astype(np.int64)
     start = np.flatnonzero(np.concatenate([np.ones(min(1, len(codes)), dtype=np.bool_), codes[1:] != codes[:-1]]))
     return codes[start], start, np.diff(start, append=len(codes)), rows
-
-
-def _ranges(start: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Concatenate the integers from each start on, as many as each size says."""
-    begin = np.cumsum(size) - size
-    return np.arange(size.sum()) + np.repeat(start - begin, size)
 
 
 def _parts(counts: NDArray[np.int64], most: int) -> Iterator[slice]:
