@@ -29,8 +29,17 @@ _ACTED = f"""
     FROM ({INTEREST_ACTIONS}) GROUP BY user_id, pin_id
 """
 
-# Pins acted on whose vector is known, of each user the latest. The fingerprint does not depend on the order of rows.
-# Text is hashed: DuckDB's hash of several values is so simple that in a sum what is common to rows cancels out.
+
+def _fingerprint(of: str) -> str:
+    """Columns by which the rows of a user or cluster are known again: contents, in any order, and what made them."""
+    # Text is hashed: DuckDB's hash of several values is so simple that in a sum what is common to rows cancels out.
+    return f"""
+        bit_xor(hash(concat_ws(' ', pin_id, actions, vector))) OVER (PARTITION BY {of}) AS contents,
+        (hash(concat_ws(' ', contents, $made_by)) >> 1)::BIGINT AS fingerprint
+    """
+
+
+# Pins acted on whose vector is known, of each user the latest.
 _CLUSTERED = f"""
     WITH acted AS ({_ACTED}),
     vectors AS (
@@ -38,8 +47,7 @@ _CLUSTERED = f"""
         WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM acted)
     )
     SELECT user_id, pin_id, actions, last_ts,
-        bit_xor(hash(concat_ws(' ', pin_id, actions, vector))) OVER (PARTITION BY user_id) AS contents,
-        (hash(concat_ws(' ', contents, $made_by)) >> 1)::BIGINT AS fingerprint
+        {_fingerprint("user_id")}
     FROM (
         FROM acted JOIN vectors USING (pin_id)
         QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY last_ts DESC, pin_id) <= $most
@@ -57,7 +65,7 @@ _LEFT_OUT = f"""
 """
 
 # The day's clusters by member, numbered over all users, with a fingerprint of each cluster as the vectors are now.
-_MEMBERS = """
+_MEMBERS = f"""
     WITH members AS (
         SELECT user_id, cluster, pin_id, actions, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
         FROM users.clusters WHERE dt = $day
@@ -67,8 +75,7 @@ _MEMBERS = """
         WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM members)
     )
     SELECT user_id, cluster, pin_id, actions, number,
-        bit_xor(hash(concat_ws(' ', pin_id, actions, vector))) OVER (PARTITION BY number) AS contents,
-        (hash(concat_ws(' ', contents, $made_by)) >> 1)::BIGINT AS fingerprint
+        {_fingerprint("number")}
     FROM members JOIN vectors USING (pin_id) ORDER BY number, pin_id
 """
 

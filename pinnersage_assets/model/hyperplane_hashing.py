@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pinnersage_assets.model.population import ranges
+from pinnersage_assets.model.population import batches, ranges
 from pinnersage_assets.model.randomness import keyed_normal
 
 # K is the largest that keeps the recall of pairs exactly at the threshold; K may depend on the threshold, but not on
@@ -131,7 +131,8 @@ class Buckets:
         size = self.left_size[buckets]
         left = self.left[ranges(self.left_start[buckets], size)]
         first, count = np.repeat(self.right_start[buckets], size), np.repeat(self.right_size[buckets], size)
-        for part in _parts(count, pairs_at_once):
+        for start, end in batches(np.concatenate([[0], np.cumsum(count)]), pairs_at_once):
+            part = slice(start, end)
             yield np.repeat(left[part], count[part]), self.right[ranges(first[part], count[part])]
 
     def members(self, buckets: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -161,14 +162,3 @@ def _sorted_codes(
     codes, rows = (keys >> np.uint64(32)).astype(np.uint32), (keys & np.uint64(2**32 - 1)).astype(np.int64)
     start = np.flatnonzero(np.concatenate([np.ones(min(1, len(codes)), dtype=np.bool_), codes[1:] != codes[:-1]]))
     return codes[start], start, np.diff(start, append=len(codes)), rows
-
-
-def _parts(counts: NDArray[np.int64], most: int) -> Iterator[slice]:
-    """Divide rows, in order, into slices whose counts sum to `most` at most, or of one row."""
-    ends = np.cumsum(counts)
-    start = 0
-    while start < len(counts):
-        before = ends[start - 1] if start else 0
-        end = max(int(np.searchsorted(ends, before + most, side="right")), start + 1)
-        yield slice(start, end)
-        start = end

@@ -14,7 +14,7 @@ Of two single pins it is their squared Euclidean distance, and it is the square 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pinnersage_assets.model.population import ranges
+from pinnersage_assets.model.population import batches, ranges
 from pinnersage_assets.model.ward_components import components
 from pinnersage_assets.model.ward_merging import STACK_AREA, merge_sets, runs
 
@@ -193,16 +193,11 @@ def _labels(
     merged_into = np.arange(len(points))
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 1]
-    ends = np.cumsum(lengths[order])
     rows = max(1, memory_bytes // (_BYTES_A_NUMBER * points.shape[1]))
     area = min(STACK_AREA, max(1, memory_bytes // _BYTES_A_DISTANCE))
-    first = 0
-    while first < len(order):
-        done = ends[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, done + rows, side="right")))
+    for first, last in batches(np.concatenate([[0], np.cumsum(lengths[order])]), rows):
         users = order[first:last]
         _merge_users(points, sizes, offsets[users], lengths[users], alpha, area, merged_into)
-        first = last
     roots = _roots(merged_into, merged_into)
     clusters = np.cumsum(roots == np.arange(len(roots)))
     before = np.concatenate([[0], clusters])[offsets[:-1]]
