@@ -166,11 +166,9 @@ def _show_demo(day: datetime.date) -> None:
             FROM evaluation.retrieval WHERE dt = ? ORDER BY recall DESC
         """
         click.echo(str(published.sql(query, params=[day])))
-        [(path,)] = published.execute("SELECT path FROM retrieval.hnsw_index WHERE dt = ?", [day]).fetchall()
     click.echo(
         f"""
 Published database  {warehouse.published}
-HNSW index          {warehouse.data_folder / path}
 Dagster UI          make dev, then http://localhost:3000
 
 Try next: `make sql` and the queries of README.md, or the day after: make backfill FROM={tomorrow} TO={tomorrow}"""

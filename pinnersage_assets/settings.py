@@ -93,23 +93,48 @@ class CorpusSettings(Section):
 
 
 class IndexSettings(Section):
-    """The HNSW index (USearch)."""
+    """How the nearest pins are found: exactly in a small corpus, by HNSW (USearch) in a large one."""
 
+    exact_up_to: int = Field(
+        50_000, ge=0, description="Pins up to which the corpus is searched exactly, which is cheaper then."
+    )
     connectivity: int = Field(16, ge=2, description="HNSW's M: edges of a node on the upper layers.")
     expansion_add: int = Field(128, ge=1, description="HNSW's efConstruction.")
     expansion_search: int = Field(200, ge=1, description="HNSW's ef; raised to the neighbours asked for if smaller.")
     dtype: str = Field("bf16", pattern="^(f32|f16|bf16|i8)$", description="How the index stores vectors.")
-    recall_sample: int = Field(500, ge=1, description="Queries whose recall is measured on every build.")
-    recall_floor: float = Field(0.95, ge=0, le=1, description="Recall below this fails the index's blocking check.")
+    recall_sample: int = Field(500, ge=1, description="Medoids whose neighbours' recall is measured on every build.")
+    recall_floor: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Recall below this fails the index's blocking check; a grown index is built anew first.",
+    )
+    retention_days: int = Field(
+        7, ge=1, description="Index files of this many days before the latest are kept; older ones are deleted."
+    )
 
 
 class RetrievalSettings(Section):
     """From medoids to candidates (paper, sections 4 and 5.3.1)."""
 
     sampled_medoids: int = Field(3, ge=1, description="e: medoids drawn per user, in proportion to importance.")
-    budget: int = Field(400, ge=1, description="Candidates per user; each of e medoids brings floor(budget / e).")
+    budget: int = Field(400, ge=1, description="Candidates per user, shared out among the e medoids.")
+    shares: str = Field(
+        "equal",
+        pattern="^(equal|importance)$",
+        description="What each medoid brings: `equal`, floor(budget / e), or in proportion to `importance`.",
+    )
+    refill: bool = Field(
+        False,
+        description="Whether pins that several medoids bring are replaced by the next; in the paper they are not.",
+    )
     margin: int = Field(
         100, ge=0, description="Neighbours fetched beyond a medoid's share, to replace those the user has seen."
+    )
+    condition: str = Field(
+        "",
+        description="Only pins for which this holds are recommended: SQL over the columns of staging.pins, such as "
+        "`category = 'weddings'`; empty means all.",
     )
 
     @model_validator(mode="after")

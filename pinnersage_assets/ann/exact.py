@@ -1,12 +1,40 @@
-"""Exact nearest neighbours by blocks of matrix products: the truth that an approximate index is measured against."""
+"""Exact nearest neighbours by blocks of matrix products.
+
+For a small corpus this is the cheapest search there is; for a large one, the truth that an approximate index is
+measured against.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Scores of one block; float32, so 64 MB.
 _BLOCK_SCORES = 16_000_000
+
+
+@dataclass(frozen=True)
+class ExactIndex:
+    """Pins and their vectors, searched exactly; the same interface as `hnsw.HnswIndex`."""
+
+    ids: NDArray[np.int64]
+    """(m,) ascending."""
+    vectors: NDArray[np.float32]
+    """(m, n) unit vectors."""
+
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k nearest pins of each query.
+
+        Args:
+            queries: (q, n) unit vectors.
+            k: how many to find.
+
+        Returns:
+            ids and cosines, both (q, min(k, m)), nearest first; equally near ones by id.
+        """
+        rows, cosines = exact_search(queries, self.vectors, k)
+        return self.ids[rows], cosines
 
 
 def exact_search(

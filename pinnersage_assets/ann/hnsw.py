@@ -1,12 +1,12 @@
-"""The HNSW index over the corpus (Malkov and Yashunin, 2018; USearch): build, save, open, search.
+"""The HNSW index over the corpus (Malkov and Yashunin, 2018; USearch): build, grow, save, open, search.
 
 An index file is written under a temporary name, synced and renamed, and never written again: USearch overwrites in
-place, which would lose the index to a crash and kill every process that has the file mapped. A file's name carries a
-fingerprint of what went into it, so that a re-run finds the file of the earlier run.
+place, which would lose the index to a crash and kill every process that has the file mapped.
 """
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index
 
+from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.ann.locality import nearby_order
 from pinnersage_assets.files import written_atomically
 
 METRIC = "cos"
 
+# Pins inserted first, in random order: the frame that ties the topics together. Without it, inserting topic by topic
+# leaves a graph in which some are hard to reach.
+_FRAME_SHARE = 0.1
+# A search that wants more of the corpus than this share walks through most of the graph: a scan is cheaper, and exact.
+_SCAN_FROM_SHARE = 0.1
+# Pins inserted between two reports of progress.
+_INSERTED_AT_ONCE = 10_000
+# Queries searched, and re-ranked, at once: the first fills the threads, the second the processor's cache.
+_SEARCHED_AT_ONCE = 8_192
+_RANKED_AT_ONCE = 16
+
+Progress = Callable[[int, int], object]
+
 
 class IndexFileError(RuntimeError):
-    """An index file is missing or is not what its row says."""
+    """An index file is missing, is not what its row says, or cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -39,60 +54,80 @@ class HnswIndex:
 
     index: Index
     ids: NDArray[np.int64]
+    """(m,) ascending."""
     vectors: NDArray[np.float32]
+    """(m, n) unit vectors."""
     expansion_search: int
 
-    def search(self, queries: NDArray[np.float32], k: int) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
+    @property
+    def scans_from(self) -> int:
+        """The number of neighbours from which on a search is exact."""
+        return int(_SCAN_FROM_SHARE * len(self.ids)) + 1
+
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Approximately the k nearest pins of each query, with exact cosines.
+
+        A search for more than a tenth of the pins is exact. All processors take part.
 
         Args:
             queries: (q, n) unit vectors.
             k: how many to find.
 
         Returns:
-            For each query its pins' ids and cosines, nearest first; at most min(k, size) of them.
+            ids and cosines, both (q, min(k, m)), nearest first; equally near ones by id. Where fewer were found, -1 and
+            minus infinity fill the row.
         """
         k = min(k, len(self.ids))
-        if k == 0 or len(queries) == 0:
-            return [np.empty(0, np.int64)] * len(queries), [np.empty(0, np.float32)] * len(queries)
+        if k >= self.scans_from:
+            return ExactIndex(self.ids, self.vectors).search(queries, k)
+        ids = np.empty((len(queries), k), dtype=np.int64)
+        cosines = np.empty((len(queries), k), dtype=np.float32)
+        if k == 0:
+            return ids, cosines
         # USearch forgets its expansion on loading, and silently gives worse lists where k exceeds it.
         self.index.expansion_search = max(self.expansion_search, k)
-        matches = self.index.search(queries, k, threads=0)
-        # To a single query USearch gives its matches alone, without counts.
-        keys = np.asarray(matches.keys).reshape(len(queries), -1)
-        counts = matches.counts if len(queries) > 1 else [keys.shape[1]]
-        found = [keys[query, :count].view(np.int64) for query, count in enumerate(counts)]
-        return self._rerank(queries, found)
-
-    def _rerank(
-        self, queries: NDArray[np.float32], found: list[NDArray[np.int64]]
-    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
-        """Order by the cosines of the full vectors: those of the stored ones are rounded."""
-        ids, cosines = [], []
-        for query, pins in zip(queries, found, strict=True):
-            exact = self.vectors[np.searchsorted(self.ids, pins)] @ query
-            order = np.lexsort((pins, -exact))
-            ids.append(pins[order])
-            cosines.append(exact[order])
+        order = nearby_order(queries)
+        with ThreadPoolExecutor() as threads:
+            for start in range(0, len(order), _SEARCHED_AT_ONCE):
+                some = order[start : start + _SEARCHED_AT_ONCE]
+                found = self._search(queries[some], k)
+                parts = [slice(s, s + _RANKED_AT_ONCE) for s in range(0, len(some), _RANKED_AT_ONCE)]
+                ranked = threads.map(lambda part, q=queries[some], f=found: self._rank(q[part], f[part]), parts)
+                for part, (near, scores) in zip(parts, ranked, strict=True):
+                    ids[some[part]], cosines[some[part]] = near, scores
         return ids, cosines
 
+    def _search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Ids of the pins that USearch finds, -1 where it finds fewer."""
+        matches = self.index.search(queries, k, threads=0)
+        # To a single query USearch gives its matches alone, without counts.
+        keys = np.asarray(matches.keys).reshape(len(queries), -1).view(np.int64)
+        counts = matches.counts if len(queries) > 1 else np.array([keys.shape[1]])
+        found = np.full((len(queries), k), -1, dtype=np.int64)
+        found[:, : keys.shape[1]] = keys
+        found[np.arange(k) >= np.asarray(counts)[:, None]] = -1
+        return found
 
-def fingerprint(ids: NDArray[np.int64], vectors: NDArray[np.float32], parameters: HnswParameters) -> str:
-    """A short name for an index's content: equal input gives an equal name."""
-    built_with = (parameters.connectivity, parameters.expansion_add, parameters.dtype)
-    digest = hashlib.sha256(repr(built_with).encode())
-    digest.update(np.ascontiguousarray(ids))
-    digest.update(np.ascontiguousarray(vectors))
-    return digest.hexdigest()[:16]
+    def _rank(
+        self, queries: NDArray[np.float32], found: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Order by the cosines of the full vectors: those of the stored ones are rounded."""
+        # Ascending ids, so that a stable sort by cosine leaves equally near ones in their order.
+        found = np.sort(found, axis=1)
+        rows = np.minimum(np.searchsorted(self.ids, found), len(self.ids) - 1)
+        cosines = np.einsum("qkn,qn->qk", self.vectors[rows], queries)
+        cosines[found == -1] = -np.inf
+        order = np.argsort(-cosines, axis=1, kind="stable")
+        return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
 
 def build(
     ids: NDArray[np.int64],
     vectors: NDArray[np.float32],
     parameters: HnswParameters,
-    on_progress: Callable[[int, int], object] | None = None,
+    on_progress: Progress | None = None,
 ) -> HnswIndex:
-    """Build an index. One thread: with several, the graph would differ from run to run.
+    """Build an index with all processors; with more than one, the graph differs a little from run to run.
 
     Args:
         ids: (m,) ascending, each once, none of them -1 (USearch cannot store the key 2^64 - 1).
@@ -105,55 +140,110 @@ def build(
     """
     _check(ids, vectors)
     index = Index(
-        ndim=_columns(vectors),
+        # USearch wants at least one column, also of no vectors at all.
+        ndim=max(vectors.shape[1], 1),
         metric=METRIC,
         dtype=parameters.dtype,
         connectivity=parameters.connectivity,
         expansion_add=parameters.expansion_add,
         expansion_search=parameters.expansion_search,
     )
-    block = 2_000
-    for start in range(0, len(ids), block):
-        index.add(ids[start : start + block].view(np.uint64), vectors[start : start + block], threads=1)
-        if on_progress:
-            on_progress(min(start + block, len(ids)), len(ids))
+    frame, others = np.split(np.random.default_rng(0).permutation(len(ids)), [int(_FRAME_SHARE * len(ids))])
+    others = np.sort(others)
+    order = np.concatenate([frame, others[nearby_order(vectors[others])]])
+    _insert(index, ids[order], vectors, order, on_progress)
     return HnswIndex(index, ids, vectors, parameters.expansion_search)
 
 
-def save(index: HnswIndex, path: Path) -> None:
-    """Write an index to a new file, so that the name appears only with the whole content behind it."""
-    with written_atomically(path) as hidden:
-        index.index.save(str(hidden))
+def grow(index: Index, ids: NDArray[np.int64], vectors: NDArray[np.float32], parameters: HnswParameters) -> HnswIndex:
+    """Make the index of some pins from one of other pins that shares most of them: some leave, some are added.
 
-
-def open_index(
-    path: Path, sha256: str, ids: NDArray[np.int64], vectors: NDArray[np.float32], expansion_search: int
-) -> HnswIndex:
-    """Open a file after its checksum was verified.
+    Args:
+        index: as `open_file` gives it for growing. A pin that stays must still have the vector that it went in with.
+        ids: (m,) as `build`.
+        vectors: (m, n) as `build`.
+        parameters: as the index was built with.
 
     Raises:
-        IndexFileError: the file is missing, or is not the one that the checksum, the ids and the vectors are of.
+        ValueError: as `build`.
+    """
+    _check(ids, vectors)
+    held = _ids(index)
+    leaving = np.setdiff1d(held, ids, assume_unique=True)
+    if len(leaving):
+        index.remove(leaving.view(np.uint64))
+    # Loading forgets it.
+    index.expansion_add = parameters.expansion_add
+    new = np.flatnonzero(~np.isin(ids, held, assume_unique=True))
+    new = new[nearby_order(vectors[new])]
+    _insert(index, ids[new], vectors, new)
+    return HnswIndex(index, ids, vectors, parameters.expansion_search)
+
+
+def _insert(
+    index: Index,
+    ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    on_progress: Progress | None = None,
+) -> None:
+    for start in range(0, len(rows), _INSERTED_AT_ONCE):
+        some = slice(start, start + _INSERTED_AT_ONCE)
+        index.add(ids[some].view(np.uint64), vectors[rows[some]], threads=0)
+        if on_progress:
+            on_progress(min(start + _INSERTED_AT_ONCE, len(rows)), len(rows))
+
+
+def save(index: HnswIndex, path: Path) -> None:
+    """Write an index to a new file, so that the name appears only with the whole content behind it.
+
+    Raises:
+        IndexFileError: the file cannot be written, because the disk is full for example. There is no such file then.
+    """
+    try:
+        with written_atomically(path) as hidden:
+            index.index.save(str(hidden))
+    except (OSError, RuntimeError) as error:
+        raise IndexFileError(f"{path} cannot be written ({error}); is the disk full? Earlier files stay.") from error
+
+
+def open_file(
+    path: Path, sha256: str, ids: NDArray[np.int64], dimensions: int, parameters: HnswParameters, to_grow: bool = False
+) -> Index:
+    """Open a file after its checksum was verified, and see that it holds what it should.
+
+    Args:
+        path: the file.
+        sha256: its checksum.
+        ids: (m,) the pins that it should hold, ascending.
+        dimensions: the length of their vectors.
+        parameters: how it was built.
+        to_grow: load it into memory, for `grow`; otherwise it is mapped, and read where it is searched.
+
+    Raises:
+        IndexFileError: the file is missing, or is not the one that the checksum, the pins and the parameters are of.
     """
     if not path.is_file():
         raise IndexFileError(f"{path} is missing")
     if (found := checksum(path)) != sha256:
         raise IndexFileError(f"{path} is damaged: its SHA-256 is {found}, its row says {sha256}")
     try:
-        index = Index.restore(str(path))
+        index = Index.restore(str(path), view=not to_grow)
     except (RuntimeError, ValueError) as error:
         raise IndexFileError(f"{path} is not an index: {error}") from error
-    if index is None or index.ndim != _columns(vectors) or not np.array_equal(_ids(index), ids):
-        raise IndexFileError(f"{path} does not hold the {len(ids)} pins of the corpus")
-    return HnswIndex(index, ids, vectors, expansion_search)
+    if index is None:
+        raise IndexFileError(f"{path} is not an index")
+    said = (METRIC, parameters.dtype, parameters.connectivity, max(dimensions, 1))
+    holds = (index.metric_kind.name.lower(), index.dtype.name.lower(), index.connectivity, index.ndim)
+    if holds != said:
+        raise IndexFileError(f"{path} has metric, dtype, connectivity and dimensions {holds}, its row says {said}")
+    if not np.array_equal(_ids(index), ids):
+        raise IndexFileError(f"{path} does not hold the {len(ids)} pins that its row is of")
+    return index
 
 
 def _ids(index: Index) -> NDArray[np.int64]:
     return np.sort(np.asarray(index.keys).view(np.int64))
-
-
-def _columns(vectors: NDArray[np.float32]) -> int:
-    # USearch wants at least one column, also of no vectors at all.
-    return max(vectors.shape[1], 1)
 
 
 def checksum(path: Path) -> str:

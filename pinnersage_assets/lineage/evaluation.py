@@ -18,7 +18,6 @@ from pinnersage_assets.lineage.queries import (
     pin_vectors,
     window,
 )
-from pinnersage_assets.lineage.retrieval import drawn_medoids
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_metrics import (
@@ -81,6 +80,9 @@ KNOWN_ACTIONS = f"""
     ORDER BY a.user_id, age, a.pin_id
 """
 
+# PinnerSage is judged by what was really recommended.
+RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = $day"
+
 
 @dg.asset(
     key=["evaluation", "retrieval_users"],
@@ -88,7 +90,7 @@ KNOWN_ACTIONS = f"""
     deps=[
         *reads(YESTERDAYS_WINDOW, "staging.actions"),
         *reads(HISTORY, "staging.pins", "corpus.near_duplicates", "corpus.excluded"),
-        *reads(YESTERDAY, "users.medoids", "corpus.pins"),
+        *reads(YESTERDAY, "retrieval.recommendations", "corpus.pins"),
     ],
     kinds={"numpy"},
     code_version="1",
@@ -139,14 +141,7 @@ def _yesterday(
 ) -> Knowledge:
     day = scope["day"]
     corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    pin_ids, vectors = pin_vectors(
-        warehouse,
-        f"""
-        SELECT pin_id FROM ({INTEREST_ACTIONS})
-        UNION SELECT medoid_pin_id FROM users.medoids WHERE dt = $day
-        """,
-        scope,
-    )
+    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
 
     def numbered(frame: pl.DataFrame, pin: str, ids: NDArray[np.int64], row: str) -> pl.DataFrame:
         own = _rows_of_users(frame, users)
@@ -154,6 +149,7 @@ def _yesterday(
 
     seen_pins = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": scope["first"]})
     seen = numbered(seen_pins, "pin_id", corpus_ids, "row")
+    recommended = numbered(warehouse.read(RECOMMENDED, {"day": day}), "pin_id", corpus_ids, "row")
     acted = actions.filter(pl.col("pin_id").is_in(corpus_ids.tolist()))
     return Knowledge(
         users=users,
@@ -163,7 +159,7 @@ def _yesterday(
         seen=Pairs.of(seen["user"].to_numpy(), seen["row"].to_numpy()),
         actions=numbered(actions, "pin_id", pin_ids, "pin_row"),
         vectors=vectors,
-        medoids=numbered(drawn_medoids(warehouse, settings, day), "medoid_pin_id", pin_ids, "pin_row"),
+        recommended=Pairs.of(recommended["user"].to_numpy(), recommended["row"].to_numpy()),
         popular=popular_rows(rows_of(corpus_ids, acted["pin_id"].to_numpy()), len(corpus)),
         budget=settings.retrieval.budget,
         decay_per_day=settings.evaluation.decay_per_day,

@@ -3,7 +3,9 @@
 import dagster as dg
 import polars as pl
 
+from pinnersage_assets.lineage.corpus_index import delete_unnamed_files, forget_old_files
 from pinnersage_assets.partitions import DAILY, SAME_DAY, reads
+from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.publishing import publish
 
@@ -16,11 +18,19 @@ def publications(everything: list[str]) -> dg.AssetsDefinition:
         partitions_def=DAILY,
         deps=reads(SAME_DAY, *everything),
         kinds={"file"},
-        code_version="1",
+        code_version="2",
     )
-    def publications(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult[pl.DataFrame]:
-        """Replace the published copy by the warehouse as it is now, if all its partitions are good."""
+    def publications(
+        context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        """Replace the published copy by the warehouse as it is now, if all its partitions are good.
+
+        Index files past their retention go: first from their rows, and from the disk when no published row names them.
+        """
+        forget_old_files(warehouse, settings.index.retention_days)
         publication = publish(warehouse, ledger_of="operations.publications")
+        for file in delete_unnamed_files(warehouse):
+            context.log.info(f"deleted {file}: no row names it")
         context.log.info(f"published {publication.bytes / 1e6:,.0f} MB at {warehouse.published}")
         return dg.MaterializeResult(
             value=pl.DataFrame({"run_id": [context.run.run_id], **{k: [v] for k, v in vars(publication).items()}}),

@@ -1,27 +1,18 @@
 """``retrieval.*``: from medoids to candidates (paper, section 4)."""
 
 import datetime
-import time
-from pathlib import Path
+import functools
+import logging
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pinnersage_assets.ann.exact import exact_search, recall
-from pinnersage_assets.ann.hnsw import (
-    METRIC,
-    HnswIndex,
-    HnswParameters,
-    IndexFileError,
-    build,
-    checksum,
-    fingerprint,
-    open_index,
-    save,
-)
-from pinnersage_assets.lineage.queries import CORPUS_VECTORS, SEEN_CORPUS_PINS, pin_vectors, window
+from pinnersage_assets.ann.restricted import CorpusIndex, search_among
+from pinnersage_assets.lineage.corpus_index import make_index, measure_recall, open_corpus_index, restriction
+from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, pin_vectors, window
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.pinnersage import draw_medoids
 from pinnersage_assets.model.population import batches, offsets_of, rows_of
@@ -53,8 +44,15 @@ def drawn_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) 
         settings.retrieval.sampled_medoids,
         (settings.seed, day.toordinal()),
     )
-    drawn = owned.filter(pl.Series(places >= 0)).drop("importance")
-    return shares(drawn, settings.retrieval.budget)
+    drawn = owned.filter(pl.Series(places >= 0))
+    by_importance = settings.retrieval.shares == "importance"
+    return shares(drawn, settings.retrieval.budget, by_importance).drop("importance")
+
+
+def _queries(drawn: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+    """The distinct medoids with the depth that is asked for: the largest share that some user takes, and the margin."""
+    depth = pl.col("share").max() + settings.retrieval.margin
+    return drawn.group_by("medoid_pin_id").agg(depth=depth).sort("depth", "medoid_pin_id")
 
 
 @dg.asset(
@@ -62,76 +60,31 @@ def drawn_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) 
     partitions_def=DAILY,
     deps=[*reads(SAME_DAY, "corpus.pins", "users.medoids"), *reads(HISTORY, "staging.pins")],
     kinds={"numpy", "usearch"},
-    code_version="1",
+    code_version="2",
 )
 def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
-    """Build the index of the day's corpus, or keep the file of an earlier run, and measure its recall."""
+    """Make the index of the day's corpus, or keep the file of an earlier run, and measure its recall."""
     day = partition_day(context)
-    ids, vectors = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    parameters = _parameters(settings)
-    path = Path(f"index/dt={day}/hnsw-{fingerprint(ids, vectors, parameters)}.usearch")
-    started = time.perf_counter()
-    index = _index_of_earlier_run(context, warehouse, path, ids, vectors, parameters.expansion_search)
-    build_seconds = 0.0
-    if index is None:
-        index = build(ids, vectors, parameters, log_progress(context.log, "pins"))
-        save(index, warehouse.data_folder / path)
-        build_seconds = time.perf_counter() - started
-    queries = _sample_of_medoids(warehouse, settings, day)
-    file = warehouse.data_folder / path
+    medoids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
+    asked = _queries(drawn_medoids(warehouse, settings, day), settings)
+    order = np.argsort(
+        keyed_uniform("recall sample", settings.seed, day.toordinal(), asked["medoid_pin_id"].to_numpy())
+    )
+    sample = asked[order[: settings.index.recall_sample]]
+    queries = vectors[rows_of(medoids, sample["medoid_pin_id"].to_numpy())]
+
+    def recall_as_used(index: CorpusIndex) -> float | None:
+        return measure_recall(index, queries, sample["depth"].to_numpy())
+
+    made = make_index(warehouse, settings, day, recall_as_used, context.log, log_progress(context.log, "pins"))
     return pl.DataFrame(
         {
-            "path": [str(path)],
-            "pins": [len(ids)],
-            "dimensions": [vectors.shape[1]],
-            "metric": [METRIC],
-            **{name: [value] for name, value in vars(parameters).items()},
-            "recall_at_100": [_recall(index, queries, 100)],
-            "bytes": [file.stat().st_size],
-            "sha256": [checksum(file)],
-            "build_seconds": [build_seconds],
+            **{name: [value] for name, value in made.columns.items()},
+            "recall": [recall_as_used(made.index)],
+            "recall_at_100": [measure_recall(made.index, queries, np.full(len(queries), 100))],
+            "deepest_query": [sample["depth"].max()],
         }
     )
-
-
-def _parameters(settings: Settings) -> HnswParameters:
-    index = settings.index
-    return HnswParameters(index.connectivity, index.expansion_add, index.expansion_search, index.dtype)
-
-
-def _index_of_earlier_run(
-    context: dg.AssetExecutionContext,
-    warehouse: Warehouse,
-    path: Path,
-    ids: np.ndarray,
-    vectors: np.ndarray,
-    expansion_search: int,
-) -> HnswIndex | None:
-    """The index of an earlier run of this partition, if it was built from the same and its file is unharmed."""
-    rows = warehouse.read(
-        "SELECT sha256 FROM retrieval.hnsw_index WHERE dt = $day AND path = $path",
-        {"day": partition_day(context), "path": str(path)},
-    ).to_dicts()
-    for row in rows:
-        try:
-            return open_index(warehouse.data_folder / path, row["sha256"], ids, vectors, expansion_search)
-        except IndexFileError as error:
-            context.log.warning(f"{error}; the index is built again")
-    return None
-
-
-def _sample_of_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) -> np.ndarray:
-    ids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
-    order = np.argsort(keyed_uniform("recall sample", settings.seed, day.toordinal(), ids))
-    return vectors[order[: settings.index.recall_sample]]
-
-
-def _recall(index: HnswIndex, queries: np.ndarray, k: int) -> float | None:
-    if len(queries) == 0 or len(index.ids) == 0:
-        return None
-    exact, _ = exact_search(queries, index.vectors, k)
-    found, _ = index.search(queries, k)
-    return recall(found, index.ids[exact])
 
 
 @dg.asset(
@@ -142,81 +95,134 @@ def _recall(index: HnswIndex, queries: np.ndarray, k: int) -> float | None:
         *reads(HISTORY, "staging.pins"),
     ],
     kinds={"usearch"},
-    code_version="1",
+    code_version="2",
 )
 def medoid_neighbours(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Query the index once for each distinct medoid, as deep as the largest share that some user takes from it."""
     day = partition_day(context)
-    ids, vectors = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    (row,) = warehouse.read("FROM retrieval.hnsw_index WHERE dt = $day", {"day": day}).to_dicts()
-    index = open_index(warehouse.data_folder / row["path"], row["sha256"], ids, vectors, row["expansion_search"])
     drawn = drawn_medoids(warehouse, settings, day)
-    queries = drawn.group_by("medoid_pin_id").agg(depth=pl.col("share").max() + settings.retrieval.margin)
-    medoid_ids, medoid_vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
+    queries = _queries(drawn, settings)
+    search = _neighbour_search(warehouse, settings, day, context.log)
     found = []
     report, done = log_progress(context.log, "medoids"), 0
-    # Medoids of equal depth are searched together: there are as many depths as medoids a user can have.
-    for (depth,), group in queries.sort("depth", "medoid_pin_id").group_by("depth", maintain_order=True):
-        rows = rows_of(medoid_ids, group["medoid_pin_id"].to_numpy())
-        pin_ids, cosines = index.search(medoid_vectors[rows], depth)
-        found.append(_neighbours(group["medoid_pin_id"], pin_ids, cosines))
+    # Medoids of equal depth are searched together.
+    for (depth,), group in queries.group_by("depth", maintain_order=True):
+        found.append(search(group["medoid_pin_id"], depth))
         report(done := done + len(group), len(queries))
     return dg.MaterializeResult(
-        value=pl.concat([_neighbours(pl.Series([], dtype=pl.Int64), [], []), *found]),
+        value=pl.concat([_NO_NEIGHBOURS, *found]),
         metadata={"queries without the cache": len(drawn), "queries": len(queries)},
     )
 
 
-def _neighbours(medoids: pl.Series, pin_ids: list[np.ndarray], cosines: list[np.ndarray]) -> pl.DataFrame:
-    bounds = np.cumsum([0, *map(len, pin_ids)])
+_NO_NEIGHBOURS = pl.DataFrame(
+    schema={"medoid_pin_id": pl.Int64, "pin_ids": pl.List(pl.Int64), "cosines": pl.List(pl.Float32)}
+)
 
-    def lists(values: list[np.ndarray], dtype: type) -> pl.Series:
-        flat = np.concatenate([np.empty(0, dtype), *values])
-        return pl.Series(pa.LargeListArray.from_arrays(bounds, flat))
 
-    return pl.DataFrame(
-        {"medoid_pin_id": medoids, "pin_ids": lists(pin_ids, np.int64), "cosines": lists(cosines, np.float32)}
-    )
+def _neighbour_search(
+    warehouse: Warehouse, settings: Settings, day: datetime.date, log: logging.Logger
+) -> Callable[[pl.Series, int], pl.DataFrame]:
+    """Open the index of a day: gives (medoids, depth) -> their nearest recommendable pins, as `_NO_NEIGHBOURS`."""
+    index = open_corpus_index(warehouse, day, log)
+    recommendable = restriction(warehouse, day, settings.retrieval.condition)
+    medoid_ids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
+
+    def search(medoids: pl.Series, depth: int) -> pl.DataFrame:
+        queries = vectors[rows_of(medoid_ids, medoids.to_numpy())]
+        if recommendable is None:
+            pins, cosines = index.search(queries, depth)
+        else:
+            allowed = np.isin(index.ids, recommendable.to_numpy(), assume_unique=True)
+            pins, cosines = search_among(index, queries, depth, allowed)
+        found = pins != -1
+        bounds = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))])
+        lists = {
+            name: pl.Series(pa.LargeListArray.from_arrays(bounds, values[found]))
+            for name, values in (("pin_ids", pins), ("cosines", cosines))
+        }
+        return pl.DataFrame({"medoid_pin_id": medoids, **lists})
+
+    return search
 
 
 @dg.asset(
     key=["retrieval", "recommendations"],
     partitions_def=DAILY,
     deps=[
-        *reads(SAME_DAY, "retrieval.medoid_neighbours", "users.medoids", "corpus.pins"),
+        *reads(SAME_DAY, "retrieval.medoid_neighbours", "retrieval.hnsw_index", "users.medoids", "corpus.pins"),
         *reads(WINDOW, "staging.actions"),
         *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     ],
     kinds={"polars"},
-    code_version="1",
+    code_version="2",
 )
-def recommendations(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> ParquetFiles:
+def recommendations(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[ParquetFiles]:
     """The neighbours of each user's drawn medoids, without what the user has seen."""
     day = partition_day(context)
     drawn = drawn_medoids(warehouse, settings, day)
+    pins = _recommendable_pins(warehouse, settings, day)
     neighbours = warehouse.read(
-        "SELECT medoid_pin_id, pin_ids, cosines FROM retrieval.medoid_neighbours WHERE dt = $day", {"day": day}
+        "SELECT medoid_pin_id, pin_ids, cosines, len(pin_ids) >= $pins AS whole "
+        "FROM retrieval.medoid_neighbours WHERE dt = $day",
+        {"day": day, "pins": pins},
     )
     seen = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": window(day, settings)["first"]})
     report = log_progress(context.log, "medoids")
     offsets = offsets_of(drawn["user_id"].to_numpy())
+    search = functools.cache(lambda: _neighbour_search(warehouse, settings, day, context.log))
+    waited = 0
 
-    def frames():
-        yield candidate_sets(drawn.clear(), neighbours, seen).with_columns(dt=pl.lit(day))
+    def frames() -> Iterator[pl.DataFrame]:
+        nonlocal waited
+        yield candidate_sets(drawn.clear(), neighbours, seen)[0]
         for first, last in batches(offsets, _MEDOIDS_AT_ONCE):
-            some = drawn[offsets[first] : offsets[last]]
-            yield candidate_sets(some, neighbours, seen).with_columns(dt=pl.lit(day))
+            some, near = drawn[offsets[first] : offsets[last]], neighbours
+            sets, wanting = candidate_sets(some, near, seen, settings.retrieval.refill)
+            yield sets
+            waited += wanting["user_id"].n_unique()
+            while len(wanting):
+                some = some.join(wanting, on="user_id", how="semi")
+                near = _deeper(near, some, wanting, search(), pins)
+                sets, wanting = candidate_sets(some, near, seen, settings.retrieval.refill)
+                yield sets
             report(int(offsets[last]), len(drawn))
 
-    return ParquetFiles.spool(warehouse, frames())
+    rows = ParquetFiles.spool(warehouse, (frame.with_columns(dt=pl.lit(day)) for frame in frames()))
+    return dg.MaterializeResult(value=rows, metadata={"users for whom more neighbours were searched": waited})
+
+
+def _recommendable_pins(warehouse: Warehouse, settings: Settings, day: datetime.date) -> int:
+    recommendable = restriction(warehouse, day, settings.retrieval.condition)
+    if recommendable is not None:
+        return len(recommendable)
+    return warehouse.read("SELECT count(*) FROM corpus.pins WHERE dt = $day", {"day": day}).item()
+
+
+def _deeper(
+    neighbours: pl.DataFrame,
+    drawn: pl.DataFrame,
+    wanting: pl.DataFrame,
+    search: Callable[[pl.Series, int], pl.DataFrame],
+    pins: int,
+) -> pl.DataFrame:
+    """The neighbours of the drawn medoids, those of the wanting ones searched four times as deep as the deepest."""
+    own = neighbours.join(drawn, on="medoid_pin_id", how="semi")
+    wanted = wanting["medoid_pin_id"].unique().sort()
+    deepest = own.filter(pl.col("medoid_pin_id").is_in(wanted.implode()))["pin_ids"].list.len().max() or 1
+    found = search(wanted, 4 * deepest).with_columns(whole=pl.lit(4 * deepest >= pins))
+    return pl.concat([own.join(found, on="medoid_pin_id", how="anti"), found])
 
 
 RECALL_IS_HIGH = PartitionCheck(
     "recall_is_high",
-    "The index finds at least the share of the true neighbours that the setting index.recall_floor demands.",
-    "SELECT dt, recall_at_100 FROM retrieval.hnsw_index WHERE dt BETWEEN $first AND $last AND recall_at_100 < $floor",
+    "Searched as deep as medoids are, the index finds at least the share of the true neighbours that the setting "
+    "index.recall_floor demands.",
+    "SELECT dt, recall, deepest_query FROM retrieval.hnsw_index WHERE dt BETWEEN $first AND $last AND recall < $floor",
     advice="Raise the setting index.expansion_search or index.expansion_add, and materialise the index again.",
     parameters=lambda settings: {"floor": settings.index.recall_floor},
 )

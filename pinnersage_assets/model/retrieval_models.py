@@ -29,8 +29,8 @@ class Knowledge:
     """user (number), pin_row, age; of a user the latest first."""
     vectors: NDArray[np.float32]
     """(pins, d), what ``pin_row`` points at."""
-    medoids: pl.DataFrame
-    """user (number), pin_row, share."""
+    recommended: Pairs
+    """What PinnerSage recommended."""
     popular: NDArray[np.int64]
     """All corpus rows, the most acted on first."""
     budget: int
@@ -51,12 +51,11 @@ def _decay_average(known: Knowledge) -> Pairs:
 
 
 def _pinnersage(known: Knowledge) -> Pairs:
-    medoids = known.medoids
-    return _search(known, medoids["user"], known.vectors[medoids["pin_row"].to_numpy()], medoids["share"])
+    return known.recommended
 
 
-def _search(known: Knowledge, users: pl.Series, queries: NDArray[np.float32], shares: pl.Series | None = None) -> Pairs:
-    wanted = np.full(len(queries), known.budget) if shares is None else shares.to_numpy()
+def _search(known: Knowledge, users: pl.Series, queries: NDArray[np.float32]) -> Pairs:
+    wanted = np.full(len(queries), known.budget)
     return nearest_unseen(queries, users.to_numpy(), wanted, len(known.corpus), known.seen, known.search)
 
 

@@ -1,0 +1,47 @@
+"""An order in which like vectors stand together.
+
+HNSW spends its time waiting for memory: what it compares a vector with lies somewhere in hundreds of megabytes. Vectors
+that are inserted, or asked for, one after another while they are alike walk through the same part of the graph, which
+the processor's caches still hold.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Cells on each of two levels, so that a vector is compared with 128 centres and not with 4,096.
+_CELLS = 64
+# No cell is made for fewer vectors than this.
+_SMALLEST_CELL = 20
+# Vectors compared with the centres at once.
+_BLOCK = 20_000
+
+
+def nearby_order(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """An order of the rows in which neighbours mostly stand near each other; the same for the same vectors.
+
+    Vectors are sorted into the cells of the nearest of some randomly chosen ones, and within a cell once more.
+
+    Args:
+        vectors: (m, n) unit vectors.
+
+    Returns:
+        (m,) int64, a permutation of the rows.
+    """
+    chance = np.random.default_rng(0)
+    cells = _nearest_centres(vectors, chance)
+    order = np.argsort(cells, kind="stable")
+    ends = np.flatnonzero(np.diff(cells[order])) + 1
+    within = [
+        part[np.argsort(_nearest_centres(vectors[part], chance), kind="stable")] for part in np.split(order, ends)
+    ]
+    return np.concatenate(within)
+
+
+def _nearest_centres(vectors: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.int64]:
+    """Of each vector the nearest of some of them, by number."""
+    cells = min(_CELLS, len(vectors) // _SMALLEST_CELL)
+    if cells < 2:
+        return np.zeros(len(vectors), dtype=np.int64)
+    centres = vectors[chance.choice(len(vectors), cells, replace=False)]
+    blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
+    return np.concatenate([(block @ centres.T).argmax(axis=1) for block in blocks])

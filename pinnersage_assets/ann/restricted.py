@@ -1,0 +1,50 @@
+"""The nearest pins among those for which a condition holds: USearch has no filter in Python."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.ann.hnsw import HnswIndex
+
+CorpusIndex = ExactIndex | HnswIndex
+
+# Neighbours asked for beyond what a restriction that had nothing to do with the query would need.
+_SLACK = 1.5
+
+
+def search_among(
+    index: CorpusIndex, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k nearest allowed pins of each query; of no query fewer, as long as there are k.
+
+    HNSW is asked for more neighbours where too few of them are allowed, and what would take more than a tenth of the
+    corpus is searched exactly among the allowed.
+
+    Args:
+        index: of m pins.
+        queries: (q, n) unit vectors.
+        k: how many to find.
+        allowed: (m,) which of ``index.ids`` may be found.
+
+    Returns:
+        ids and cosines, both (q, min(k, allowed pins)), nearest first; equally near ones by id.
+    """
+    among = ExactIndex(index.ids[allowed], index.vectors[allowed])
+    k = min(k, len(among.ids))
+    depth = int(_SLACK * k * len(index.ids) / max(1, len(among.ids)))
+    if isinstance(index, ExactIndex) or depth >= index.scans_from:
+        return among.search(queries, k)
+    ids = np.empty((len(queries), k), dtype=np.int64)
+    cosines = np.empty((len(queries), k), dtype=np.float32)
+    waiting = np.arange(len(queries))
+    while len(waiting) and depth < index.scans_from:
+        found, scores = index.search(queries[waiting], depth)
+        kept = np.isin(found, among.ids)
+        enough = np.count_nonzero(kept, axis=1) >= k
+        # The first k that are kept: a stable sort brings them to the front in their order.
+        places = np.argsort(~kept[enough], axis=1, kind="stable")[:, :k]
+        ids[waiting[enough]] = np.take_along_axis(found[enough], places, axis=1)
+        cosines[waiting[enough]] = np.take_along_axis(scores[enough], places, axis=1)
+        waiting, depth = waiting[~enough], 2 * depth
+    ids[waiting], cosines[waiting] = among.search(queries[waiting], k)
+    return ids, cosines
