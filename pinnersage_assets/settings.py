@@ -154,6 +154,9 @@ class EvaluationSettings(Section):
     decay_per_day: float = Field(
         0.01, ge=0, allow_inf_nan=False, description="λ of the decay-average baseline, per day."
     )
+    index_cost_pins: int = Field(
+        20_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."
+    )
 
 
 class SimulationSettings(Section):

@@ -84,29 +84,38 @@ class HnswIndex:
         cosines = np.empty((len(queries), k), dtype=np.float32)
         if k == 0:
             return ids, cosines
-        # USearch forgets its expansion on loading, and silently gives worse lists where k exceeds it.
-        self.index.expansion_search = max(self.expansion_search, k)
         order = nearby_order(queries)
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(order), _SEARCHED_AT_ONCE):
                 some = order[start : start + _SEARCHED_AT_ONCE]
-                found = self._search(queries[some], k)
+                found, _ = self.nearest_ids(queries[some], k)
                 parts = [slice(s, s + _RANKED_AT_ONCE) for s in range(0, len(some), _RANKED_AT_ONCE)]
                 ranked = threads.map(lambda part, q=queries[some], f=found: self._rank(q[part], f[part]), parts)
                 for part, (near, scores) in zip(parts, ranked, strict=True):
                     ids[some[part]], cosines[some[part]] = near, scores
         return ids, cosines
 
-    def _search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Ids of the pins that USearch finds, -1 where it finds fewer."""
-        matches = self.index.search(queries, k, threads=0)
+    def nearest_ids(self, queries: NDArray[np.float32], k: int, threads: int = 0) -> tuple[NDArray[np.int64], int]:
+        """Ids of the pins that HNSW finds, as it stores their vectors, and the distances that it computed.
+
+        Args:
+            queries: (q, n) unit vectors, q at least 1.
+            k: how many to find, at most m.
+            threads: 0 stands for all processors.
+
+        Returns:
+            ids (q, k) int64, -1 where fewer were found; and the distance computations of all queries together.
+        """
+        # USearch forgets its expansion on loading, and silently gives worse lists where k exceeds it.
+        self.index.expansion_search = max(self.expansion_search, k)
+        matches = self.index.search(queries, k, threads=threads)
         # To a single query USearch gives its matches alone, without counts.
         keys = np.asarray(matches.keys).reshape(len(queries), -1).view(np.int64)
         counts = matches.counts if len(queries) > 1 else np.array([keys.shape[1]])
         found = np.full((len(queries), k), -1, dtype=np.int64)
         found[:, : keys.shape[1]] = keys
         found[np.arange(k) >= np.asarray(counts)[:, None]] = -1
-        return found
+        return found, matches.computed_distances
 
     def _rank(
         self, queries: NDArray[np.float32], found: NDArray[np.int64]
@@ -126,14 +135,16 @@ def build(
     vectors: NDArray[np.float32],
     parameters: HnswParameters,
     on_progress: Progress | None = None,
+    threads: int = 0,
 ) -> HnswIndex:
-    """Build an index with all processors; with more than one, the graph differs a little from run to run.
+    """Build an index.
 
     Args:
         ids: (m,) ascending, each once, none of them -1 (USearch cannot store the key 2^64 - 1).
         vectors: (m, n) finite unit vectors; USearch itself would accept NaN in silence.
         parameters: how.
         on_progress: called with the pins done and the pins in all.
+        threads: 0 stands for all processors. With more than one, the graph differs a little from run to run.
 
     Raises:
         ValueError: ids or vectors are not as described above.
@@ -151,7 +162,7 @@ def build(
     frame, others = np.split(np.random.default_rng(0).permutation(len(ids)), [int(_FRAME_SHARE * len(ids))])
     others = np.sort(others)
     order = np.concatenate([frame, others[nearby_order(vectors[others])]])
-    _insert(index, ids[order], vectors, order, on_progress)
+    _insert(index, ids[order], vectors, order, on_progress, threads)
     return HnswIndex(index, ids, vectors, parameters.expansion_search)
 
 
@@ -186,10 +197,11 @@ def _insert(
     vectors: NDArray[np.float32],
     rows: NDArray[np.int64],
     on_progress: Progress | None = None,
+    threads: int = 0,
 ) -> None:
     for start in range(0, len(rows), _INSERTED_AT_ONCE):
         some = slice(start, start + _INSERTED_AT_ONCE)
-        index.add(ids[some].view(np.uint64), vectors[rows[some]], threads=0)
+        index.add(ids[some].view(np.uint64), vectors[rows[some]], threads=threads)
         if on_progress:
             on_progress(min(start + _INSERTED_AT_ONCE, len(rows)), len(rows))
 

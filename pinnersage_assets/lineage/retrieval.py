@@ -31,9 +31,9 @@ _MEDOIDS_AT_ONCE = 5_000
 
 
 def drawn_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) -> pl.DataFrame:
-    """The medoids that users query on a day: user_id, medoid_pin_id, share. The same whoever asks."""
+    """The medoids that users query on a day: user_id, cluster, medoid_pin_id, share. The same whoever asks."""
     owned = warehouse.read(
-        "SELECT user_id, medoid_pin_id, importance FROM users.medoids WHERE dt = $day "
+        "SELECT user_id, cluster, medoid_pin_id, importance FROM users.medoids WHERE dt = $day "
         "ORDER BY user_id, cluster, medoid_pin_id",
         {"day": day},
     )
