@@ -82,7 +82,7 @@ def parameters_for(vectors: int, dimensions: int) -> LshParameters:
     """Choose parameters by which few cosines are computed for the 100 nearest at a recall of 0.95 to 0.98.
 
     Three hashes of d = m^(1/3) / 2 dimensions each make about as many buckets as there are vectors, and d tables keep
-    the 3 d^2 inner products of hashing far below the cosines. Found by trial on simulated pins, 1,000 to 100,000 of 64
+    the 3 d^2 inner products of hashing below the cosines. Found by trial on simulated pins, 1,000 to 100,000 of 64
     and of 256 dimensions: more buckets and tables save cosines, but more than that in hashing or in empty probes; two
     hashes of more dimensions need fewer probes but a tenth to a fifth more inner products in all.
 
