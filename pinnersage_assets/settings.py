@@ -155,7 +155,7 @@ class EvaluationSettings(Section):
         0.01, ge=0, allow_inf_nan=False, description="λ of the decay-average baseline, per day."
     )
     index_cost_pins: int = Field(
-        20_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."
+        10_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."
     )
 
 
