@@ -1,4 +1,4 @@
-"""The check that every earlier partition which a day reads is there and good.
+"""The check that every partition which a day reads is there and good.
 
 Dagster runs a partition whose inputs have holes. A window with a missing day gives clusters that look fine and are
 wrong, so a hole is a failed check, and its message says how to close it. What a day reads is what its asset declares.
@@ -16,22 +16,20 @@ from pinnersage_assets.warehouse.checks import PartitionCheck
 
 def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
     """The check for an asset that takes one day a run; None where it reads nothing but its own day."""
-    earlier = {
-        ".".join(dep.asset_key.path): dep.partition_mapping for dep in spec.deps if dep.partition_mapping != SAME_DAY
-    }
-    if not earlier:
+    inputs = {".".join(dep.asset_key.path): dep.partition_mapping for dep in spec.deps}
+    if set(inputs.values()) <= {SAME_DAY}:
         return None
     needed = " UNION ALL ".join(
         f"""
         SELECT '{table}' AS table_name,
             unnest(generate_series(greatest($start, $last + $from_{n}), $last + $to_{n}, INTERVAL 1 DAY))::DATE AS day
         """
-        for n, table in enumerate(earlier)
+        for n, table in enumerate(inputs)
     )
 
     def parameters(settings: Settings) -> dict[str, Any]:
         days: dict[str, Any] = {"start": datetime.date.fromisoformat(DAILY.get_first_partition_key())}
-        for n, mapping in enumerate(earlier.values()):
+        for n, mapping in enumerate(inputs.values()):
             # A run may have set another window than the one that the mapping was made for.
             longer = settings.window.days - SETTINGS.window.days if mapping in (WINDOW, YESTERDAYS_WINDOW) else 0
             days |= {f"from_{n}": mapping.start_offset - longer, f"to_{n}": mapping.end_offset}
@@ -39,7 +37,7 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
 
     return PartitionCheck(
         "inputs_are_complete",
-        "Every earlier day that the partition reads has been materialised and has passed its checks.",
+        "Every day that the partition reads has been materialised and has passed its checks.",
         f"""
         SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first, max(n.day) AS last
         FROM ({needed}) AS n LEFT JOIN operations.partitions AS p
@@ -47,6 +45,6 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
         WHERE p.dt IS NULL GROUP BY n.table_name
         """,
         advice="Close the gap with `make backfill FROM={day} TO={day}`.",
-        reads=tuple(earlier),
+        reads=tuple(inputs),
         parameters=parameters,
     )

@@ -6,7 +6,7 @@ import polars as pl
 
 from pinnersage_assets.model.corpus import exclusions
 from pinnersage_assets.model.near_duplicates import group_near_duplicates
-from pinnersage_assets.partitions import DAILY, EARLIER, HISTORY, partition_day, reads
+from pinnersage_assets.partitions import DAILY, EARLIER, HISTORY, SAME_DAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -56,41 +56,35 @@ def near_duplicates(context: dg.AssetExecutionContext, warehouse: Warehouse, set
     partitions_def=DAILY,
     deps=reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     kinds={"polars"},
-    code_version="1",
+    code_version="2",
 )
 def excluded(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
-    """The day's pins of low quality, and those that repeat an earlier eligible one."""
-    day = partition_day(context)
-    groups_of_the_day = warehouse.read(
+    """All pins known by the day that may not be recommended as of the day."""
+    known = warehouse.read(
         """
-        WITH grouped AS (
-            SELECT p.dt, p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS canonical_pin_id,
-                p.width, p.height, p.text_fraction
-            FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
-            WHERE p.dt <= $day
-        )
-        FROM grouped WHERE canonical_pin_id IN (SELECT canonical_pin_id FROM grouped WHERE dt = $day)
+        SELECT p.dt, p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS canonical_pin_id,
+            p.width, p.height, p.text_fraction
+        FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
+        WHERE p.dt <= $day
         """,
-        {"day": day},
+        {"day": partition_day(context)},
     )
-    corpus = settings.corpus
-    found = exclusions(groups_of_the_day, corpus.minimal_side_pixels, corpus.maximal_text_fraction)
-    return found.filter(pl.col("dt") == day)
+    return exclusions(known, settings.corpus.minimal_side_pixels, settings.corpus.maximal_text_fraction)
 
 
 @dg.asset(
     key=["corpus", "pins"],
     partitions_def=DAILY,
-    deps=[*reads(HISTORY, "staging.pins"), *reads(HISTORY, "corpus.excluded")],
+    deps=[*reads(HISTORY, "staging.pins"), *reads(SAME_DAY, "corpus.excluded")],
     kinds={"polars"},
-    code_version="1",
+    code_version="2",
 )
 def pins(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.DataFrame:
-    """All pins known by the day, but for those excluded by then."""
+    """All pins known by the day, but for those excluded as of the day."""
     return warehouse.read(
         """
         SELECT pin_id FROM staging.pins WHERE dt <= $day
-        EXCEPT SELECT pin_id FROM corpus.excluded WHERE dt <= $day ORDER BY pin_id
+        EXCEPT SELECT pin_id FROM corpus.excluded WHERE dt = $day ORDER BY pin_id
         """,
         {"day": partition_day(context)},
     )

@@ -44,8 +44,8 @@ from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 
 # What users did today that they had not seen in the window: a row a user and group of near-duplicates. The target is
-# the group's pin in yesterday's corpus; a pin that is new today stands for itself; one that may not be recommended, or
-# that is not known, has no vector and is a miss.
+# the group's pin in yesterday's corpus; a pin that may be recommended from today on stands for itself; one that may
+# not, or that is not known, has no vector and is a miss.
 TARGETS = """
     WITH grouped AS (
         SELECT p.pin_id, p.dt, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
@@ -70,7 +70,7 @@ TARGETS = """
     SELECT n.user_id, r.pin_id AS corpus_pin_id,
         CASE
             WHEN r.pin_id IS NOT NULL THEN r.pin_id
-            WHEN n.pin_id IN (SELECT pin_id FROM corpus.excluded WHERE dt <= $today) THEN NULL
+            WHEN n.pin_id IN (SELECT pin_id FROM corpus.excluded WHERE dt = $today) THEN NULL
             ELSE (SELECT g.pin_id FROM grouped AS g WHERE g.pin_id = n.pin_id)
         END AS vector_pin_id
     FROM next_actions AS n LEFT JOIN recommendable AS r ON n.pin_group = r.pin_group
@@ -93,11 +93,12 @@ RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = 
     partitions_def=DAILY,
     deps=[
         *reads(YESTERDAYS_WINDOW, "staging.actions"),
-        *reads(HISTORY, "staging.pins", "corpus.near_duplicates", "corpus.excluded"),
+        *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
+        *reads(SAME_DAY, "corpus.excluded"),
         *reads(YESTERDAY, "retrieval.recommendations", "corpus.pins"),
     ],
     kinds={"numpy"},
-    code_version="1",
+    code_version="2",
 )
 def retrieval_users(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings

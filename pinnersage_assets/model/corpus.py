@@ -16,7 +16,7 @@ def exclusions(pins: pl.DataFrame, minimal_side_pixels: int, maximal_text_fracti
         maximal_text_fraction: a larger share of text is ``mostly_text``.
 
     Returns:
-        dt, pin_id, reason.
+        pin_id, reason.
     """
     quality = (
         pl.when(pl.min_horizontal("width", "height") < minimal_side_pixels)
@@ -34,5 +34,5 @@ def exclusions(pins: pl.DataFrame, minimal_side_pixels: int, maximal_text_fracti
             .otherwise("reason")
         )
         .filter(pl.col("reason").is_not_null())
-        .select("dt", "pin_id", "reason")
+        .select("pin_id", "reason")
     )

@@ -29,7 +29,7 @@ def test_yesterdays_medoids_are_judged_whatever_todays_window_is(world, tmp_path
     assert after.keys() & before.keys()
 
 
-@pytest.mark.parametrize("table", ["corpus.excluded", "corpus.near_duplicates", "staging.pins"])
+@pytest.mark.parametrize("table", ["corpus.near_duplicates", "staging.pins"])
 def test_a_missing_day_of_what_the_corpus_reads_is_a_failed_check(world, tmp_path, table):
     holey = world.copy(tmp_path / "data")
     holey.execute(f"DELETE FROM operations.partitions WHERE table_name = '{table}' AND dt = '{on(3)}'")
@@ -38,6 +38,20 @@ def test_a_missing_day_of_what_the_corpus_reads_is_a_failed_check(world, tmp_pat
     assert {check.check_name for check in failed} == {"inputs_are_complete"}
     assert all(f"make backfill FROM={LAST} TO={LAST}" in check.description for check in failed)
     assert "failed" in {holey.status(name, LAST) for name in ("corpus.near_duplicates", "corpus.pins")}
+
+
+def test_a_corpus_without_the_exclusions_of_its_day_is_a_failed_check(world, tmp_path):
+    """Else what may not be recommended would be; exclusions of other days are of no concern."""
+    holey = world.copy(tmp_path / "data")
+    forget = "DELETE FROM operations.partitions WHERE table_name = 'corpus.excluded' AND dt"
+    holey.execute(f"{forget} < '{LAST}'")
+    assert holey.run("daily", LAST, only=["corpus.pins"]).success
+    holey.execute(f"{forget} = '{LAST}'")
+    result = holey.run("daily", LAST, only=["corpus.pins"])
+    [failed] = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.check_name == "inputs_are_complete"
+    assert [record.data["missing"] for record in failed.metadata["examples"].records] == ["corpus.excluded"]
+    assert holey.status("corpus.pins", LAST) == "failed"
 
 
 def test_simulated_and_landed_data_do_not_meet(world, tmp_path):

@@ -117,10 +117,17 @@ def test_near_duplicates_are_those_of_one_loop_over_all_pins(world, today):
 
 
 def test_excluded_are_poor_pins_and_repeats_of_an_eligible_one(world, today):
-    rows = world.read("SELECT dt, pin_id, reason FROM corpus.excluded")
+    rows = world.partition("corpus.excluded", LAST)
     assert dict(rows.select("pin_id", "reason").rows()) == today.excluded
     assert set(rows["reason"]) == {"low_resolution", "mostly_text", "near_duplicate"}
-    assert all(today.pins[pin][0] == dt for dt, pin, _ in rows.rows())
+    assert len({today.pins[pin][0] for pin in rows["pin_id"]}) > 2  # not of the catalogue alone
+
+
+@pytest.mark.parametrize("day", [YESTERDAY, LAST])
+def test_every_known_pin_is_in_the_corpus_or_excluded_and_none_is_both(world, day):
+    known = world.read("SELECT pin_id FROM staging.pins WHERE dt <= $day ORDER BY pin_id", day=day)
+    of_day = [world.partition(table, day)["pin_id"] for table in ("corpus.pins", "corpus.excluded")]
+    assert pl.concat(of_day).sort().equals(known["pin_id"])
 
 
 @pytest.mark.parametrize("day", [YESTERDAY, LAST])
