@@ -54,9 +54,9 @@ def plan_backfill(
         again: also materialise those of the wanted days that are complete already.
 
     Returns:
-        Pins since the first partition and raw and staging of the window (many days a run), then corpus since the first
-        partition, users and retrieval of the day before ``first`` and the whole lineage of the wanted days (a day a
-        run).
+        Pins since the first partition, raw and staging of the window, and near-duplicates since the first partition
+        (many days a run), then corpus, users and retrieval of the day before ``first`` and the whole lineage of the
+        wanted days (a day a run).
 
     Raises:
         ValueError: the days are out of order or before the first partition.
@@ -76,7 +76,7 @@ def plan_backfill(
     runs += [
         PlannedRun("raw_and_staging", *span) for span in _spans(lacking("raw_and_staging", window_start, yesterday))
     ]
-    runs += [PlannedRun("corpus", day, day) for day in lacking("corpus", start, yesterday)]
+    runs += [PlannedRun("near_duplicates", *span) for span in _spans(lacking("near_duplicates", start, yesterday))]
     if yesterday >= start:
         runs += [PlannedRun("users_and_retrieval", d, d) for d in lacking("users_and_retrieval", yesterday, yesterday)]
     wanted = list(_days(first, last)) if again else lacking("daily", first, last)

@@ -34,7 +34,7 @@ def _checked(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
     key = ".".join(spec.key.path)
     checks = checks_of_tests(all_tables()[key], {model.table.name: key for key, model in load_sql_models().items()})
     checks += [check for group in _GROUPS for check in getattr(group, "CHECKS", {}).get(key, [])]
-    # Raw and staging take many days in a run and read their own days; the rest reads windows that may have gaps.
+    # Raw and staging read their own days; the rest reads windows and histories that may have gaps.
     if spec.key.path[0] not in ("raw", "staging") and (gaps := inputs_are_complete(spec)):
         checks.append(gaps)
     return table_checks(all_tables()[key], checks, DAILY)

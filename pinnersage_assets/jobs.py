@@ -31,15 +31,21 @@ pins = _job(
     "Pins only, those that staging refuses included: many days in one run.",
 )
 
-corpus = _job("corpus", dg.AssetSelection.groups("corpus"), "Which pins may be recommended, one day a run.")
+near_duplicates = _job(
+    "near_duplicates",
+    dg.AssetSelection.assets(["corpus", "near_duplicates"]),
+    "Which pins repeat an earlier one: many days in one run.",
+)
 
 users_and_retrieval = _job(
     "users_and_retrieval",
-    dg.AssetSelection.groups("users", "retrieval"),
-    "Users' embeddings and recommendations, one day a run: what the next day's evaluation needs.",
+    dg.AssetSelection.assets(["corpus", "excluded"], ["corpus", "pins"])
+    | dg.AssetSelection.groups("users", "retrieval"),
+    "Which pins may be recommended, users' embeddings and recommendations, one day a run: what the next day's "
+    "evaluation needs.",
 )
 
-JOBS = [daily, raw_and_staging, pins, corpus, users_and_retrieval]
+JOBS = [daily, raw_and_staging, pins, near_duplicates, users_and_retrieval]
 
 daily_schedule = dg.build_schedule_from_partitioned_job(
     daily,

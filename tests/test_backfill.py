@@ -13,7 +13,7 @@ from pinnersage_assets.definitions import defs
 from pinnersage_assets.sources.simulated import SimulatedSource
 from pinnersage_assets.warehouse.ledger import record_status
 
-JOBS = ("pins", "raw_and_staging", "corpus", "users_and_retrieval", "daily")
+JOBS = ("pins", "raw_and_staging", "near_duplicates", "users_and_retrieval", "daily")
 TABLES = {job: [".".join(k.path) for k in defs.resolve_job_def(job).asset_layer.executable_asset_keys] for job in JOBS}
 ALL = TABLES["daily"]
 
@@ -47,7 +47,7 @@ def test_a_fresh_start():
     assert plan(8, 9) == [
         run("pins", 0, 2),
         run("raw_and_staging", 3, 7),
-        *(run("corpus", day) for day in range(8)),
+        run("near_duplicates", 0, 7),
         run("users_and_retrieval", 7),
         run("daily", 8),
         run("daily", 9),
@@ -58,8 +58,8 @@ def test_a_fresh_start():
     ("first", "expected"),
     [
         (0, [run("daily", 0)]),
-        (1, [run("raw_and_staging", 0), run("corpus", 0), run("users_and_retrieval", 0), run("daily", 1)]),
-        (5, [run("raw_and_staging", 0, 4), *(run("corpus", d) for d in range(5)), run("users_and_retrieval", 4)]),
+        (1, [run("raw_and_staging", 0), run("near_duplicates", 0), run("users_and_retrieval", 0), run("daily", 1)]),
+        (5, [run("raw_and_staging", 0, 4), run("near_duplicates", 0, 4), run("users_and_retrieval", 4)]),
     ],
 )
 def test_near_the_first_partition_there_is_less_past(first, expected):
@@ -70,13 +70,22 @@ def test_near_the_first_partition_there_is_less_past(first, expected):
 def test_gaps_are_filled_and_no_more():
     done = {table: days(0, 9) for table in ALL}
     done["staging.impressions"] = days(0, 9) - {on(4), on(6), on(7)}
-    done["corpus.excluded"] = days(0, 9) - {on(2)}
+    done["corpus.near_duplicates"] = days(0, 9) - {on(2)}
+    # Of the corpus as of a day nobody needs an earlier one.
+    done["corpus.excluded"] = done["corpus.pins"] = {on(8), on(9)}
     assert plan(9, 10, done=done) == [
         run("raw_and_staging", 4),
         run("raw_and_staging", 6, 7),
-        run("corpus", 2),
+        run("near_duplicates", 2),
         run("daily", 10),
     ]
+
+
+@pytest.mark.parametrize("table", ["corpus.excluded", "corpus.pins", "users.medoids", "retrieval.hnsw_index"])
+def test_the_day_before_is_made_whole(table):
+    done = {other: days(0, 9) for other in ALL}
+    done[table] = days(0, 7)
+    assert plan(9, 9, done=done) == [run("users_and_retrieval", 8), run("daily", 9)]
 
 
 def test_what_is_complete_is_left_alone_unless_asked_for_again():
@@ -126,16 +135,19 @@ def test_every_day_that_is_read_comes_before_its_use_and_nothing_is_done_twice(
     assert len(planned) == len(set(planned))
     for position, r in enumerate(runs):
         before = carry_out(runs[:position], done)
-        if r.job in ("corpus", "users_and_retrieval", "daily"):
-            assert r.first == r.last
-            past = {day for day in days(0, 15) if day < r.first}
-            own_staging = set() if r.job == "daily" else {r.first}
+        past = {day for day in days(0, 15) if day < r.first}
+        own_days = {day for day in days(0, 15) if r.first <= day <= r.last}
+        own_staging = set() if r.job == "daily" else own_days
+        if r.job in ("near_duplicates", "users_and_retrieval", "daily"):
             assert before["staging.pins"] >= past | own_staging
             assert before["corpus.near_duplicates"] >= past
         if r.job in ("users_and_retrieval", "daily"):
+            assert r.first == r.last
             first_of_window = max(START, r.first - datetime.timedelta(days=window - 1))
             in_window = {day for day in past if day >= first_of_window}
             assert before["staging.actions"] >= in_window | own_staging
+        if r.job == "users_and_retrieval":
+            assert before["corpus.near_duplicates"] >= own_days
         if r.job == "daily" and r.first > START:
             yesterday = r.first - datetime.timedelta(days=1)
             assert yesterday in before["users.medoids"]
@@ -200,24 +212,26 @@ def test_a_backfill_that_fails_and_is_killed_resumes_and_ends_with_the_same_rows
     # ... the terminal is closed between two runs ...
     def interrupted():
         for planned in world.backfilling(LAST, LAST):
-            if planned == run("corpus", 1):
+            if planned == run("near_duplicates", 0, 1):
                 raise KeyboardInterrupt
             yield planned
 
     with pytest.raises(KeyboardInterrupt):
         list(interrupted())
 
-    # ... and in the middle of one, between the write of a partition and its checks.
-    def killed(connection, table, *rest):
-        if table == "users.medoids":
-            raise KeyboardInterrupt
-        record_status(connection, table, *rest)
+    # ... and in the middle of one, between the write of a partition, or of all those of a run, and their checks.
+    for interrupted_table, unchecked in (("corpus.near_duplicates", days(0, 1)), ("users.medoids", days(1, 1))):
 
-    with monkeypatch.context() as patch:
-        patch.setattr("pinnersage_assets.warehouse.checks.record_status", killed)
-        with pytest.raises(BackfillError, match="was interrupted; the same command goes on from here"):
-            world.backfill(LAST, LAST)
-    assert world.status("users.medoids", on(1)) == "unchecked"
+        def killed(connection, table, *rest, interrupted_table=interrupted_table):
+            if table == interrupted_table:
+                raise KeyboardInterrupt
+            record_status(connection, table, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pinnersage_assets.warehouse.checks.record_status", killed)
+            with pytest.raises(BackfillError, match="was interrupted; the same command goes on from here"):
+                world.backfill(LAST, LAST)
+        assert {world.status(interrupted_table, day) for day in unchecked} == {"unchecked"}
     resumed = world.backfill(LAST, LAST)
     assert resumed == [run("users_and_retrieval", 1), run("daily", 2)]
     assert differences(rows_of(undisturbed), rows_of(world)) == []

@@ -85,8 +85,12 @@ def test_the_daily_job_holds_everything_and_ends_in_the_publication():
     ("job", "tables"),
     [
         ("raw_and_staging", {table for table in TABLES if table.split(".")[0] in ("raw", "staging")}),
-        ("corpus", {table for table in TABLES if table.startswith("corpus.")}),
-        ("users_and_retrieval", {table for table in TABLES if table.split(".")[0] in ("users", "retrieval")}),
+        ("near_duplicates", {"corpus.near_duplicates"}),
+        (
+            "users_and_retrieval",
+            {table for table in TABLES if table.split(".")[0] in ("corpus", "users", "retrieval")}
+            - {"corpus.near_duplicates"},
+        ),
         ("pins", {"raw.pins", "staging.pins", "staging.rejected"}),
     ],
 )
@@ -99,9 +103,9 @@ def test_jobs_hold_what_their_names_say_with_all_checks(job, tables):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_raw_and_staging_take_many_days_in_one_run_and_all_else_one(table):
+def test_what_is_needed_of_many_days_takes_them_in_one_run_and_all_else_one(table):
     policy = defs.resolve_asset_graph().get(key(table)).backfill_policy
-    if table.split(".")[0] in ("raw", "staging"):
+    if table.split(".")[0] in ("raw", "staging") or table == "corpus.near_duplicates":
         assert policy == dg.BackfillPolicy.single_run()
     else:
         assert policy is None or policy.max_partitions_per_run == 1

@@ -15,15 +15,16 @@ from pinnersage_assets.warehouse.checks import PartitionCheck
 
 
 def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
-    """The check for an asset that takes one day a run; None where it reads nothing but its own day."""
+    """The check for an asset; None where it reads nothing but its own day.
+
+    Of a run of many days each is judged by what it reads itself. Days of its own that the run makes are on their way.
+    """
+    own = ".".join(spec.key.path)
     inputs = {".".join(dep.asset_key.path): dep.partition_mapping for dep in spec.deps}
     if set(inputs.values()) <= {SAME_DAY}:
         return None
-    needed = " UNION ALL ".join(
-        f"""
-        SELECT '{table}' AS table_name,
-            unnest(generate_series(greatest($start, $last + $from_{n}), $last + $to_{n}, INTERVAL 1 DAY))::DATE AS day
-        """
+    offsets = " UNION ALL ".join(
+        f"SELECT '{table}' AS table_name, $from_{n} AS from_offset, $to_{n} AS to_offset"
         for n, table in enumerate(inputs)
     )
 
@@ -39,10 +40,21 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
         "inputs_are_complete",
         "Every day that the partition reads has been materialised and has passed its checks.",
         f"""
-        SELECT $last AS dt, n.table_name AS missing, count(*) AS days, min(n.day) AS first, max(n.day) AS last
-        FROM ({needed}) AS n LEFT JOIN operations.partitions AS p
-            ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
-        WHERE p.dt IS NULL GROUP BY n.table_name
+        WITH needed AS (
+            SELECT *, unnest(
+                generate_series(greatest($start, $first + from_offset), $last + to_offset, INTERVAL 1 DAY)
+            )::DATE AS day
+            FROM ({offsets})
+        ),
+        missing AS (
+            SELECT n.* FROM needed AS n LEFT JOIN operations.partitions AS p
+                ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
+            WHERE p.dt IS NULL AND NOT (n.table_name = '{own}' AND n.day BETWEEN $first AND $last)
+        ),
+        written AS (SELECT unnest(generate_series($first, $last, INTERVAL 1 DAY))::DATE AS dt)
+        SELECT w.dt, m.table_name AS missing, count(*) AS days, min(m.day) AS first, max(m.day) AS last
+        FROM missing AS m JOIN written AS w ON m.day BETWEEN w.dt + m.from_offset AND w.dt + m.to_offset
+        GROUP BY w.dt, m.table_name
         """,
         advice="Close the gap with `make backfill FROM={day} TO={day}`.",
         reads=tuple(inputs),

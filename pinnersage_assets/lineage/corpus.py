@@ -1,12 +1,11 @@
 """``corpus.*``: which pins may be recommended as of a day."""
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
 from pinnersage_assets.model.corpus import exclusions
 from pinnersage_assets.model.near_duplicates import group_near_duplicates
-from pinnersage_assets.partitions import DAILY, EARLIER, HISTORY, SAME_DAY, partition_day, reads
+from pinnersage_assets.partitions import DAILY, EARLIER, HISTORY, SAME_DAY, partition_day, partition_days, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -15,40 +14,42 @@ from pinnersage_assets.warehouse.database import Warehouse
 @dg.asset(
     key=["corpus", "near_duplicates"],
     partitions_def=DAILY,
+    # Every day since the first is needed, and a run a day takes longer than the work.
+    backfill_policy=dg.BackfillPolicy.single_run(),
     deps=[*reads(HISTORY, "staging.pins"), *reads(EARLIER, "corpus.near_duplicates")],
     kinds={"numpy"},
-    code_version="2",
+    code_version="3",
 )
 def near_duplicates(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
-    """The day's new pins against all representatives of earlier days, then against each other."""
-    day = {"day": partition_day(context)}
-    representatives, known = warehouse.read_vectors(
+    """The new pins of the run's days, in order, against all earlier representatives: by days or at once, the same."""
+    days = partition_days(context)
+    scope = {"first": days[0], "last": days[-1]}
+    pin_ids, vectors = warehouse.read_vectors(
         """
         SELECT pin_id, embedding FROM staging.pins
-        WHERE dt < $day AND pin_id NOT IN (SELECT pin_id FROM corpus.near_duplicates WHERE dt < $day)
+        WHERE dt <= $last AND (
+            dt >= $first OR pin_id NOT IN (SELECT pin_id FROM corpus.near_duplicates WHERE dt < $first)
+        )
         ORDER BY dt, pin_id
         """,
-        day,
+        scope,
     )
-    new_pins, new = warehouse.read_vectors(
-        "SELECT pin_id, embedding FROM staging.pins WHERE dt = $day ORDER BY pin_id", day
+    new = warehouse.read(
+        "SELECT dt, pin_id FROM staging.pins WHERE dt BETWEEN $first AND $last ORDER BY dt, pin_id", scope
     )
-    pin_ids = np.concatenate([representatives, new_pins])
+    n_representatives = len(pin_ids) - len(new)
     canonical, cosines = group_near_duplicates(
-        np.concatenate([known, new]),
+        vectors,
         settings.corpus.near_duplicate_cosine,
-        n_representatives=len(representatives),
+        n_representatives=n_representatives,
         on_progress=log_progress(context.log, "pins"),
         seed=settings.seed,
     )
-    repeats = np.flatnonzero(canonical != np.arange(len(pin_ids)))
-    return pl.DataFrame(
-        {
-            "pin_id": pin_ids[repeats],
-            "canonical_pin_id": pin_ids[canonical[repeats]],
-            "cosine": cosines[repeats],
-        }
+    found = new.with_columns(
+        canonical_pin_id=pl.Series(pin_ids[canonical[n_representatives:]]),
+        cosine=pl.Series(cosines[n_representatives:]),
     )
+    return found.filter(pl.col("pin_id") != pl.col("canonical_pin_id"))
 
 
 @dg.asset(

@@ -33,11 +33,40 @@ def test_yesterdays_medoids_are_judged_whatever_todays_window_is(world, tmp_path
 def test_a_missing_day_of_what_the_corpus_reads_is_a_failed_check(world, tmp_path, table):
     holey = world.copy(tmp_path / "data")
     holey.execute(f"DELETE FROM operations.partitions WHERE table_name = '{table}' AND dt = '{on(3)}'")
-    result = holey.run("corpus", LAST)
+    result = holey.run("daily", LAST, only=["corpus.near_duplicates", "corpus.excluded", "corpus.pins"])
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert {check.check_name for check in failed} == {"inputs_are_complete"}
     assert all(f"make backfill FROM={LAST} TO={LAST}" in check.description for check in failed)
     assert "failed" in {holey.status(name, LAST) for name in ("corpus.near_duplicates", "corpus.pins")}
+
+
+@pytest.mark.parametrize(
+    ("table", "hole", "failing"),
+    [
+        ("corpus.near_duplicates", 3, range(5, 9)),
+        ("staging.pins", 3, range(5, 9)),
+        ("staging.pins", 7, range(7, 9)),
+        ("corpus.near_duplicates", 7, []),  # made by the run itself
+        ("corpus.near_duplicates", 9, []),
+        ("staging.pins", 9, []),
+    ],
+)
+def test_in_a_run_of_many_days_those_that_read_a_missing_day_fail(world, tmp_path, table, hole, failing):
+    holey = world.copy(tmp_path / "data")
+    holey.execute(f"DELETE FROM operations.partitions WHERE table_name = '{table}' AND dt = '{on(hole)}'")
+    result = holey.run("near_duplicates", on(5), on(8))
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert result.success == (not failing)
+    assert [check.check_name for check in failed] == ["inputs_are_complete"] * bool(failing)
+    for check in failed:
+        assert f"make backfill FROM={on(failing[0])} TO={on(failing[0])}" in check.description
+        missing = {
+            tuple(record.data[name] for name in ("missing", "first", "last"))
+            for record in check.metadata["examples"].records
+        }
+        assert missing == {(table, str(on(hole)), str(on(hole)))}
+    of_run = {on(day): "failed" if day in failing else "passed" for day in range(5, 9)}
+    assert {day: holey.status("corpus.near_duplicates", day) for day in of_run} == of_run
 
 
 def test_a_corpus_without_the_exclusions_of_its_day_is_a_failed_check(world, tmp_path):
