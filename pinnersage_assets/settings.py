@@ -86,9 +86,21 @@ class CorpusSettings(Section):
     near_duplicate_cosine: float = Field(
         0.97, gt=0, le=1, description="A pin at or above this cosine to an earlier representative repeats it."
     )
-    minimal_side_pixels: int = Field(200, ge=0, description="Pins whose shorter side is below this are left out.")
+    minimal_side_pixels: int = Field(
+        200, ge=0, description="Pins whose shorter side is below this are left out; 0 leaves out none."
+    )
     maximal_text_fraction: float = Field(
-        0.5, ge=0, le=1, description="Pins with more than this share of the picture covered by text are left out."
+        0.5,
+        ge=0,
+        le=1,
+        description="Pins with more than this share of the picture covered by text are left out; 1 leaves out none.",
+    )
+    minimal_actions: int = Field(
+        0,
+        ge=0,
+        description="Pins with fewer actions of interest than this inside the window, by all users and on "
+        "near-duplicates too, are left out; 0 leaves out none. "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
     )
 
 

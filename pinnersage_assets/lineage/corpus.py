@@ -3,9 +3,20 @@
 import dagster as dg
 import polars as pl
 
+from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, window
 from pinnersage_assets.model.corpus import exclusions
 from pinnersage_assets.model.near_duplicates import group_near_duplicates
-from pinnersage_assets.partitions import DAILY, EARLIER, HISTORY, SAME_DAY, partition_day, partition_days, reads
+from pinnersage_assets.partitions import (
+    DAILY,
+    EARLIER,
+    HISTORY,
+    SAME_DAY,
+    SETTINGS,
+    WINDOW,
+    partition_day,
+    partition_days,
+    reads,
+)
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -52,25 +63,37 @@ def near_duplicates(context: dg.AssetExecutionContext, warehouse: Warehouse, set
     return found.filter(pl.col("pin_id") != pl.col("canonical_pin_id"))
 
 
+# A gap in the actions is of no concern to who does not count them.
+_ENGAGEMENT_TABLES = ("staging.actions",) if SETTINGS.corpus.minimal_actions > 0 else ()
+
+# All pins known by the day, with the actions on each where somebody asks for them.
+_KNOWN_PINS = f"""
+    WITH acted AS (
+        SELECT pin_id, count(*) AS actions FROM ({INTEREST_ACTIONS}) WHERE $minimal_actions > 0 GROUP BY pin_id
+    )
+    SELECT p.dt, p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS canonical_pin_id,
+        p.width, p.height, p.text_fraction, coalesce(a.actions, 0) AS actions
+    FROM staging.pins AS p
+    LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
+    LEFT JOIN acted AS a ON p.pin_id = a.pin_id
+    WHERE p.dt <= $day
+"""
+
+
 @dg.asset(
     key=["corpus", "excluded"],
     partitions_def=DAILY,
-    deps=reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
+    deps=[*reads(HISTORY, "staging.pins", "corpus.near_duplicates"), *reads(WINDOW, *_ENGAGEMENT_TABLES)],
     kinds={"polars"},
     code_version="2",
 )
 def excluded(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """All pins known by the day that may not be recommended as of the day."""
+    corpus = settings.corpus
     known = warehouse.read(
-        """
-        SELECT p.dt, p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS canonical_pin_id,
-            p.width, p.height, p.text_fraction
-        FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
-        WHERE p.dt <= $day
-        """,
-        {"day": partition_day(context)},
+        _KNOWN_PINS, {**window(partition_day(context), settings), "minimal_actions": corpus.minimal_actions}
     )
-    return exclusions(known, settings.corpus.minimal_side_pixels, settings.corpus.maximal_text_fraction)
+    return exclusions(known, corpus.minimal_side_pixels, corpus.maximal_text_fraction, corpus.minimal_actions)
 
 
 @dg.asset(

@@ -68,12 +68,15 @@ class Oracle:
 
     @cached_property
     def excluded(self) -> dict[int, str]:
-        found, represented = {}, set()
+        found, represented, wanted = {}, set(), self.settings.corpus
+        engagement = Counter(self.group(row[2]) for row in self.known_actions)
         for pin, (_, _, width, height, text_fraction) in self.pins.items():
-            if min(width, height) < 200:
+            if min(width, height) < wanted.minimal_side_pixels:
                 found[pin] = "low_resolution"
-            elif text_fraction > 0.5:
+            elif text_fraction > wanted.maximal_text_fraction:
                 found[pin] = "mostly_text"
+            elif engagement[self.group(pin)] < wanted.minimal_actions:
+                found[pin] = "low_engagement"
             elif self.group(pin) in represented:
                 found[pin] = "near_duplicate"
             else:
