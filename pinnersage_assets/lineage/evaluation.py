@@ -309,10 +309,10 @@ def _sampled_groups(warehouse: Warehouse, settings: Settings, day: datetime.date
 def _sampled_queries(
     warehouse: Warehouse, settings: Settings, day: datetime.date, drawn: pl.DataFrame
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit vectors of the medoids, and of the centroids, of some of the clusters that users query."""
+    """Unit vectors of the medoids, and of the centroids, of some of the clusters that users query, in one order."""
     users, clusters = drawn["user_id"].to_numpy(), drawn["cluster"].to_numpy().astype(np.int64)
     chance = keyed_uniform("index cost queries", settings.seed, day.toordinal(), users, clusters)
-    some = drawn[np.argsort(chance)[: settings.index.recall_sample]]
+    some = drawn[np.argsort(chance)[: settings.index.recall_sample]].sort("user_id", "cluster", "medoid_pin_id")
     members = warehouse.read(
         "SELECT user_id, cluster, pin_id, actions FROM users.clusters "
         "WHERE dt = $day AND list_contains($users, user_id) ORDER BY user_id, cluster, pin_id",

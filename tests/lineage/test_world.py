@@ -15,6 +15,7 @@ from world import differences, failures, on, small_settings
 
 from pinnersage_assets.ann.hnsw import HnswIndex
 from pinnersage_assets.definitions import defs
+from pinnersage_assets.lineage.evaluation import _sampled_groups, _sampled_queries
 from pinnersage_assets.lineage.retrieval import drawn_medoids
 from pinnersage_assets.warehouse.tables import all_tables
 
@@ -348,6 +349,71 @@ def test_a_sample_of_users_has_the_counts_that_they_have_among_all(world, tmp_pa
     everybody, some = (w.partition("evaluation.retrieval_users", LAST) for w in (world, copy))
     assert some["user_id"].n_unique() == 10
     assert some.equals(everybody.filter(pl.col("user_id").is_in(some["user_id"].unique().to_list())))
+
+
+# --- What searching costs
+
+
+@pytest.fixture(scope="module")
+def costs(world):
+    return {row["technique"]: row for row in world.partition("evaluation.index_cost", LAST).to_dicts()}
+
+
+def test_each_technique_is_compared_with_the_one_it_replaces(costs):
+    for row in costs.values():
+        assert row["relative_cost"] == pytest.approx(row["cost"] / costs[row["compared_with"]]["cost"])
+    assert {row["technique"]: row["paper_relative_cost"] for row in costs.values() if row["paper_relative_cost"]} == {
+        "HNSW": 0.4,
+        "refined index": 0.5,
+        "cached medoids": 0.25,
+    }
+
+
+def test_techniques_that_find_less_are_not_compared(costs):
+    assert costs["LSH orthoplex"]["recall"] >= costs["HNSW"]["recall"] > 0.9
+    assert costs["full index"]["recall"] >= costs["refined index"]["recall"] > 0.9
+
+
+def test_the_cache_asks_once_for_each_medoid_and_centroids_are_asked_for_one_by_one(world, today, costs):
+    medoids = medoids_of(world, LAST)
+    drawn = [medoid for user in medoids for medoid in today.drawn(medoids, user)]
+    assert costs["cluster centroids"]["queries"] == len(drawn)
+    assert costs["cached medoids"]["queries"] == len(set(drawn)) < len(drawn)
+
+
+def test_the_full_index_has_what_the_refined_one_leaves_out(today, costs):
+    assert costs["full index"]["pins"] == len(today.pins)
+    assert costs["refined index"]["pins"] == len(today.corpus)
+
+
+def test_a_sample_of_pins_has_whole_groups_of_near_duplicates(world, today, tmp_path):
+    copy = world.copy(tmp_path / "data", small_settings(window={"days": 8}, evaluation={"index_cost_pins": 300}))
+    pins = _sampled_groups(copy.warehouse, copy.settings, LAST)
+    assert 250 < len(pins) <= 300
+    sampled = set(pins["pin_id"])
+    groups = {today.group(pin) for pin in sampled}
+    assert sampled == {pin for pin in today.pins if today.group(pin) in groups}
+    assert set(pins.filter("recommendable")["pin_id"]) == sampled & set(today.corpus)
+    assert copy.run("daily", LAST, only=["evaluation.index_cost"]).success
+    sizes = copy.partition("evaluation.index_cost", LAST).select("technique", "pins").rows()
+    assert ("full index", len(pins)) in sizes
+
+
+def test_centroids_are_those_of_the_clusters_of_the_medoids(world, today):
+    drawn = drawn_medoids(world.warehouse, world.settings, LAST)
+    medoids, centroids = _sampled_queries(world.warehouse, world.settings, LAST, drawn)
+    expected = set()
+    members = world.partition("users.clusters", LAST)
+    for user, cluster in drawn.select("user_id", "cluster").rows():
+        own = members.filter(user_id=user, cluster=cluster)
+        total = sum(n * today.pins[pin][1] for pin, n in own.select("pin_id", "actions").rows())
+        expected.add(tuple(np.round(total / np.linalg.norm(total), 4)))
+    found = {tuple(np.round(centroid.astype(float), 4)) for centroid in centroids}
+    assert len(medoids) == len(centroids) == 100
+    near = np.array(sorted(expected))
+    assert all(np.abs(near - np.array(centroid)).max(axis=1).min() < 2e-4 for centroid in found)
+    # Each centroid is that of its medoid's cluster: near to it, on the whole.
+    assert np.einsum("qn,qn->q", medoids, centroids).min() > 0.5
 
 
 # --- Again, and without the future
