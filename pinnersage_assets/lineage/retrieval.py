@@ -82,7 +82,7 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
             **{name: [value] for name, value in made.columns.items()},
             "recall": [recall_as_used(made.index)],
             "recall_at_100": [measure_recall(made.index, queries, np.full(len(queries), 100))],
-            "deepest_query": [sample["depth"].max()],
+            "deepest_query": [asked["depth"].max()],
         }
     )
 
