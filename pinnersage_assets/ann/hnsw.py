@@ -215,6 +215,10 @@ def save(index: HnswIndex, path: Path) -> None:
     try:
         with written_atomically(path) as hidden:
             index.index.save(str(hidden))
+            # USearch does not notice when the last buffer, which closing the file writes, finds no room.
+            written, whole = hidden.stat().st_size, index.index.serialized_length
+            if written != whole:
+                raise OSError(f"{written:,} of {whole:,} bytes were written")
     except (OSError, RuntimeError) as error:
         raise IndexFileError(f"{path} cannot be written ({error}); is the disk full? Earlier files stay.") from error
 
