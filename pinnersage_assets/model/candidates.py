@@ -33,7 +33,8 @@ def candidate_sets(
     A pin that several medoids bring counts once. In the paper a set is smaller for that (section 5.3.1). With
     ``refill`` the medoids go on until the set is full, at a pace in proportion to their shares: with c the place of a
     pin among the unseen neighbours of a medoid, from 0, and s the medoid's share, candidates are the pins with the
-    least c / s, each at the least of its medoids. Those with c / s < 1 are the paper's set.
+    least c / s, each at the least of its medoids (equal ones by pin id). Those with c / s < 1 are the paper's set. A
+    medoid brings the pins that it has at c / s < 1, or not beyond the last that the set needs.
 
     Args:
         drawn: user_id, medoid_pin_id, share.
@@ -77,7 +78,13 @@ def candidate_sets(
         best = known.sort("user_id", "depth", "pin_id").filter(
             pl.int_range(pl.len()).over("user_id") < pl.col("budget")
         )
-        brought = unseen.join(best.select("user_id", "pin_id"), on=["user_id", "pin_id"], how="semi")
+        # Where a medoid has a pin deeper than that, its list may or may not reach so far.
+        last = best.group_by("user_id").agg(last=pl.col("depth").max())
+        brought = (
+            unseen.join(best.select("user_id", "pin_id"), on=["user_id", "pin_id"], how="semi")
+            .join(last, on="user_id")
+            .filter((pl.col("depth") < 1) | (pl.col("depth") <= pl.col("last")))
+        )
     else:
         full = pl.col("horizon") >= 1
         brought = unseen.filter(pl.col("depth") < 1)
