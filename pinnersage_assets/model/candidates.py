@@ -10,15 +10,17 @@ def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False) -> pl.
         drawn: a row a drawn medoid, with user_id and importance.
         budget: candidates of a user, 400 in the paper.
         by_importance: in proportion to importance, rounded so that a user's shares add up to the budget (the largest
-            remainders up, equal ones in the order of the rows); otherwise floor(budget / e) each, e being the medoids
-            drawn of the user, as in section 5.3.1.
+            remainders up, equal ones in the order of the rows); where all importance is 0 (underflow of old actions),
+            as if it were equal. Otherwise floor(budget / e) each, e being the medoids drawn of the user, as in section
+            5.3.1.
 
     Returns:
         ``drawn`` with a column share, without the medoids whose share is 0.
     """
     if not by_importance:
         return drawn.with_columns(share=(budget // pl.len().over("user_id")).cast(pl.Int32))
-    exact = budget * pl.col("importance") / pl.col("importance").sum().over("user_id")
+    total = pl.col("importance").sum().over("user_id")
+    exact = pl.when(total > 0).then(budget * pl.col("importance") / total).otherwise(budget / pl.len().over("user_id"))
     floors = exact.floor().cast(pl.Int32)
     rest = budget - floors.sum().over("user_id")
     place = (exact - floors).rank("ordinal", descending=True).over("user_id")
