@@ -185,9 +185,10 @@ def recommendations(
             sets, wanting = candidate_sets(some, near, seen, settings.retrieval.refill)
             yield sets
             waited += wanting["user_id"].n_unique()
+            depth = 0
             while len(wanting):
                 some = some.join(wanting, on="user_id", how="semi")
-                near = _deeper(near, some, wanting, search(), pins)
+                near, depth = _deeper(near, some, wanting, search(), pins, depth)
                 sets, wanting = candidate_sets(some, near, seen, settings.retrieval.refill)
                 yield sets
             report(int(offsets[last]), len(drawn))
@@ -209,13 +210,19 @@ def _deeper(
     wanting: pl.DataFrame,
     search: Callable[[pl.Series, int], pl.DataFrame],
     pins: int,
-) -> pl.DataFrame:
-    """The neighbours of the drawn medoids, those of the wanting ones searched four times as deep as the deepest."""
+    searched: int,
+) -> tuple[pl.DataFrame, int]:
+    """The neighbours of the drawn medoids, those of the wanting ones searched deeper; and how deep.
+
+    That is four times as deep as the deepest of them, and as the search before, which may have found fewer than it was
+    asked for.
+    """
     own = neighbours.join(drawn, on="medoid_pin_id", how="semi")
     wanted = wanting["medoid_pin_id"].unique().sort()
     deepest = own.filter(pl.col("medoid_pin_id").is_in(wanted.implode()))["pin_ids"].list.len().max() or 1
-    found = search(wanted, 4 * deepest).with_columns(whole=pl.lit(4 * deepest >= pins))
-    return pl.concat([own.join(found, on="medoid_pin_id", how="anti"), found])
+    depth = 4 * max(deepest, searched)
+    found = search(wanted, depth).with_columns(whole=pl.lit(depth >= pins))
+    return pl.concat([own.join(found, on="medoid_pin_id", how="anti"), found]), depth
 
 
 RECALL_IS_HIGH = PartitionCheck(
