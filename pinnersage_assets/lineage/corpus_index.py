@@ -25,6 +25,7 @@ from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.lineage.queries import CORPUS_VECTORS, pin_vectors
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.ledger import has_ledger
 
 # An index grows while the pins that came and went since it was built are at most this share of it: each costs it a
 # little recall and speed, and a build puts like pins next to each other again.
@@ -220,8 +221,15 @@ def measure_recall(index: CorpusIndex, queries: NDArray[np.float32], depths: NDA
 
 
 def forget_old_files(warehouse: Warehouse, retention_days: int) -> int:
-    """Take the files of old days out of their rows, so that nothing that is published next names them; how many."""
+    """Take the files of old days out of their rows, so that nothing that is published next names them; how many.
+
+    Raises:
+        FileNotFoundError: nothing has been written yet.
+    """
+    warehouse.existing_file()
     with warehouse.get_connection() as connection:
+        if not has_ledger(connection):
+            return 0
         forgotten = connection.execute(
             """
             UPDATE retrieval.hnsw_index SET path = NULL, sha256 = NULL, bytes = NULL
