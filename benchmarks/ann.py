@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.ann.exact import ExactIndex, exact_search, recall
-from pinnersage_assets.ann.hnsw import HnswParameters, build, checksum, grow, open_file, save
+from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, build, checksum, grow, open_file, save
+from pinnersage_assets.ann.locality import nearby_order
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.simulated_world import SimulatedWorld
 
@@ -60,12 +61,16 @@ def index_alone(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
     yield
     save(made, folder / "alone.usearch")
     yield (folder / "alone.usearch").stat().st_size
+
+    def search(queries: NDArray[np.float32], index: HnswIndex) -> NDArray[np.int64]:
+        order = nearby_order(queries)
+        found = np.empty((len(queries), NEIGHBOURS), dtype=np.int64)
+        found[order] = index.nearest_ids(queries[order], NEIGHBOURS)[0]
+        return found
+
     for expansion in EXPANSIONS:
-        made.index.expansion_search = expansion
-        yield (
-            f"ef {expansion}",
-            lambda queries: np.asarray(made.index.search(queries, NEIGHBOURS, threads=THREADS).keys).view(np.int64),
-        )
+        wide = replace(made, expansion_search=expansion)
+        yield f"ef {expansion}", lambda queries, index=wide: search(queries, index)
 
 
 def hnswlib(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:

@@ -5,6 +5,7 @@ place, which would lose the index to a crash and kill every process that has the
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _FRAME_SHARE = 0.1
 # A search that wants more of the corpus than this share walks through most of the graph: a scan is cheaper, and exact.
 _SCAN_FROM_SHARE = 0.1
 # Pins inserted between two reports of progress.
-_INSERTED_AT_ONCE = 10_000
+_INSERTED_AT_ONCE = 5_000
 # Queries searched, and re-ranked, at once: the first fills the threads, the second the processor's cache.
 _SEARCHED_AT_ONCE = 8_192
 _RANKED_AT_ONCE = 16
@@ -85,7 +86,7 @@ class HnswIndex:
         if k == 0:
             return ids, cosines
         order = nearby_order(queries)
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
             for start in range(0, len(order), _SEARCHED_AT_ONCE):
                 some = order[start : start + _SEARCHED_AT_ONCE]
                 found, _ = self.nearest_ids(queries[some], k)
@@ -160,8 +161,7 @@ def build(
         expansion_search=parameters.expansion_search,
     )
     frame, others = np.split(np.random.default_rng(0).permutation(len(ids)), [int(_FRAME_SHARE * len(ids))])
-    others = np.sort(others)
-    order = np.concatenate([frame, others[nearby_order(vectors[others])]])
+    order = np.concatenate([frame, nearby_order(vectors, others)])
     _insert(index, ids[order], vectors, order, on_progress, threads)
     return HnswIndex(index, ids, vectors, parameters.expansion_search)
 
@@ -185,8 +185,7 @@ def grow(index: Index, ids: NDArray[np.int64], vectors: NDArray[np.float32], par
         index.remove(leaving.view(np.uint64))
     # Loading forgets it.
     index.expansion_add = parameters.expansion_add
-    new = np.flatnonzero(~np.isin(ids, held, assume_unique=True))
-    new = new[nearby_order(vectors[new])]
+    new = nearby_order(vectors, np.flatnonzero(~np.isin(ids, held, assume_unique=True)))
     _insert(index, ids[new], vectors, new)
     return HnswIndex(index, ids, vectors, parameters.expansion_search)
 

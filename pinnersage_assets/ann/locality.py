@@ -13,35 +13,36 @@ _CELLS = 64
 # No cell is made for fewer vectors than this.
 _SMALLEST_CELL = 20
 # Vectors compared with the centres at once.
-_BLOCK = 20_000
+_BLOCK = 4_096
 
 
-def nearby_order(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-    """An order of the rows in which neighbours mostly stand near each other; the same for the same vectors.
+def nearby_order(vectors: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """An order of rows in which neighbours mostly stand near each other; the same for the same vectors.
 
     Vectors are sorted into the cells of the nearest of some randomly chosen ones, and within a cell once more.
 
     Args:
         vectors: (m, n) unit vectors.
+        rows: (r,) those to order; None stands for all.
 
     Returns:
-        (m,) int64, a permutation of the rows.
+        (r,) int64, a permutation of the rows.
     """
+    rows = np.arange(len(vectors)) if rows is None else rows
     chance = np.random.default_rng(0)
-    cells = _nearest_centres(vectors, chance)
+    cells = _nearest_centres(vectors, rows, chance)
     order = np.argsort(cells, kind="stable")
-    ends = np.flatnonzero(np.diff(cells[order])) + 1
-    within = [
-        part[np.argsort(_nearest_centres(vectors[part], chance), kind="stable")] for part in np.split(order, ends)
-    ]
-    return np.concatenate(within)
+    parts = np.split(rows[order], np.flatnonzero(np.diff(cells[order])) + 1)
+    return np.concatenate([part[np.argsort(_nearest_centres(vectors, part, chance), kind="stable")] for part in parts])
 
 
-def _nearest_centres(vectors: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.int64]:
-    """Of each vector the nearest of some of them, by number."""
-    cells = min(_CELLS, len(vectors) // _SMALLEST_CELL)
+def _nearest_centres(
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], chance: np.random.Generator
+) -> NDArray[np.int64]:
+    """Of each row the nearest of some of them, by number."""
+    cells = min(_CELLS, len(rows) // _SMALLEST_CELL)
     if cells < 2:
-        return np.zeros(len(vectors), dtype=np.int64)
-    centres = vectors[chance.choice(len(vectors), cells, replace=False)]
-    blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
-    return np.concatenate([(block @ centres.T).argmax(axis=1) for block in blocks])
+        return np.zeros(len(rows), dtype=np.int64)
+    centres = vectors[chance.choice(rows, cells, replace=False)].T
+    blocks = (vectors[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK))
+    return np.concatenate([(block @ centres).argmax(axis=1) for block in blocks])
