@@ -272,7 +272,7 @@ def _check(ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         raise ValueError(f"ids of shape {ids.shape} do not fit vectors of shape {vectors.shape}")
     if ids.dtype != np.int64 or vectors.dtype != np.float32:
         raise ValueError(f"ids must be int64 and vectors float32; they are {ids.dtype} and {vectors.dtype}")
-    if len(ids) and (np.diff(ids) <= 0).any():
+    if (ids[1:] <= ids[:-1]).any():
         raise ValueError("ids must be ascending, each once")
     if (ids == -1).any():
         raise ValueError("pin id -1 cannot be a key of the index")
