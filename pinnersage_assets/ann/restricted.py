@@ -34,6 +34,8 @@ def search_among(
     depth = int(_SLACK * k * len(index.ids) / max(1, len(among.ids)))
     if isinstance(index, ExactIndex) or depth >= index.scans_from:
         return among.search(queries, k)
+    # So many are looked at in any case, and the last of a shallow list are the least reliable.
+    depth = max(depth, index.expansion_search)
     ids = np.empty((len(queries), k), dtype=np.int64)
     cosines = np.empty((len(queries), k), dtype=np.float32)
     waiting = np.arange(len(queries))
