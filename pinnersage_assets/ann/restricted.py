@@ -8,8 +8,10 @@ from pinnersage_assets.ann.hnsw import HnswIndex
 
 CorpusIndex = ExactIndex | HnswIndex
 
-# Neighbours asked for beyond what a restriction that had nothing to do with the query would need.
-_SLACK = 1.5
+# Neighbours asked for, to those that a restriction which had nothing to do with the query would need.
+_SLACK = 3
+# Neighbours held at once, of 13 bytes each.
+_NEIGHBOURS_AT_ONCE = 8_000_000
 
 
 def search_among(
@@ -34,19 +36,24 @@ def search_among(
     depth = int(_SLACK * k * len(index.ids) / max(1, len(among.ids)))
     if isinstance(index, ExactIndex) or depth >= index.scans_from:
         return among.search(queries, k)
-    # So many are looked at in any case, and the last of a shallow list are the least reliable.
+    # So many are looked at in any case.
     depth = max(depth, index.expansion_search)
     ids = np.empty((len(queries), k), dtype=np.int64)
     cosines = np.empty((len(queries), k), dtype=np.float32)
     waiting = np.arange(len(queries))
     while len(waiting) and depth < index.scans_from:
-        found, scores = index.search(queries[waiting], depth)
-        kept = np.isin(found, among.ids)
-        enough = np.count_nonzero(kept, axis=1) >= k
-        # The first k that are kept: a stable sort brings them to the front in their order.
-        places = np.argsort(~kept[enough], axis=1, kind="stable")[:, :k]
-        ids[waiting[enough]] = np.take_along_axis(found[enough], places, axis=1)
-        cosines[waiting[enough]] = np.take_along_axis(scores[enough], places, axis=1)
-        waiting, depth = waiting[~enough], 2 * depth
+        unsatisfied = []
+        for some in np.array_split(waiting, len(waiting) * depth // _NEIGHBOURS_AT_ONCE + 1):
+            found, scores = index.search(queries[some], depth)
+            # Of a list's second half HNSW misses too many: all that are wanted must be in the first.
+            found, scores = found[:, : depth // 2], scores[:, : depth // 2]
+            kept = np.isin(found, among.ids)
+            enough = np.count_nonzero(kept, axis=1) >= k
+            # The first k that are kept: a stable sort brings them to the front in their order.
+            places = np.argsort(~kept[enough], axis=1, kind="stable")[:, :k]
+            ids[some[enough]] = np.take_along_axis(found[enough], places, axis=1)
+            cosines[some[enough]] = np.take_along_axis(scores[enough], places, axis=1)
+            unsatisfied.append(some[~enough])
+        waiting, depth = np.concatenate(unsatisfied), 2 * depth
     ids[waiting], cosines[waiting] = among.search(queries[waiting], k)
     return ids, cosines
