@@ -13,7 +13,6 @@ from conftest import LAST, LATE_PIN, PLANTS, UNKNOWN_PIN
 from oracle import CANNOT_SAY, Oracle, judged, targets_of
 from world import differences, failures, on, small_settings
 
-from pinnersage_assets.ann.hnsw import HnswIndex
 from pinnersage_assets.definitions import defs
 from pinnersage_assets.lineage.evaluation import _sampled_groups, _sampled_queries
 from pinnersage_assets.lineage.retrieval import drawn_medoids
@@ -211,7 +210,7 @@ def test_medoids_are_drawn_by_importance_and_the_same_whoever_asks(world, today)
     assert {user for user in medoids if len(medoids[user]) < 3}
 
 
-def test_neighbours_are_deep_enough_and_nearly_all_of_the_true_ones(world, today):
+def test_neighbours_are_deep_enough_and_the_true_ones(world, today):
     drawn = drawn_medoids(world.warehouse, world.settings, LAST)
     depth = {medoid: share + 10 for medoid, share in drawn.group_by("medoid_pin_id").agg(pl.max("share")).rows()}
     rows = world.partition("retrieval.medoid_neighbours", LAST)
@@ -223,41 +222,29 @@ def test_neighbours_are_deep_enough_and_nearly_all_of_the_true_ones(world, today
         np.testing.assert_allclose(cosines, expected, atol=1e-6)
         assert cosines == sorted(cosines, reverse=True)
         hits.append(len(set(pins) & set(today.nearest(today.pins[medoid][1], set(), len(pins)))) / len(pins))
-    assert np.mean(hits) > 0.97
-    measured = world.partition("retrieval.hnsw_index", LAST)["recall_at_100"].item()
-    assert 0.95 <= measured <= 1
-
-
-def test_the_row_of_the_index_describes_the_file(world, today):
-    [row] = world.partition("retrieval.hnsw_index", LAST).to_dicts()
-    file = world.data / row["path"]
-    assert (row["pins"], row["dimensions"], row["metric"], row["dtype"]) == (len(today.corpus), 64, "cos", "bf16")
-    assert row["bytes"] == file.stat().st_size
-    assert str(LAST) in row["path"]
+    # The corpus is small enough for exact search; where two are equally near, rounding may choose.
+    assert np.mean(hits) > 0.999
 
 
 def test_recommendations_are_the_unseen_neighbours_of_the_drawn_medoids(world, today):
     medoids = medoids_of(world, LAST)
-    neighbours = {
-        row["medoid_pin_id"]: dict(zip(row["pin_ids"], row["cosines"], strict=True))
-        for row in world.partition("retrieval.medoid_neighbours", LAST).to_dicts()
-    }
     rows = world.partition("retrieval.recommendations", LAST)
     replaced = 0
     for user in medoids:
-        seen, best = today.seen(user), {}
-        drawn = today.drawn(medoids, user)
-        for medoid in sorted(drawn):
-            unseen = [pin for pin in neighbours[medoid] if pin not in seen][: 60 // len(drawn)]
-            replaced += unseen != list(neighbours[medoid])[: len(unseen)]
-            for pin in unseen:
-                score = neighbours[medoid][pin]
-                if pin not in best or score > best[pin][0]:
-                    best[pin] = (score, medoid)
-        order = sorted(best, key=lambda pin: (-best[pin][0], pin))
-        expected = [(rank, pin, best[pin][1], best[pin][0]) for rank, pin in enumerate(order, start=1)]
+        seen, drawn = today.seen(user), today.drawn(medoids, user)
         own = rows.filter(user_id=user).sort("rank")
-        assert own.select("rank", "pin_id", "medoid_pin_id", "score").rows() == expected
+        assert set(own["pin_id"]) == today.pinnersage(user, medoids)
+        assert own["rank"].to_list() == list(range(1, len(own) + 1))
+        assert own.select("score", "pin_id").rows() == sorted(
+            own.select("score", "pin_id").rows(), key=lambda row: (-row[0], row[1])
+        )
+        share = 60 // len(drawn)
+        bring = {medoid: set(today.nearest(today.pins[medoid][1], seen, share)) for medoid in drawn}
+        for pin, medoid, score in own.select("pin_id", "medoid_pin_id", "score").rows():
+            cosines = {m: float(today.pins[m][1] @ today.pins[pin][1]) for m in drawn if pin in bring[m]}
+            assert score == pytest.approx(cosines[medoid], abs=1e-6)
+            assert score == pytest.approx(max(cosines.values()), abs=1e-6)
+        replaced += any(set(today.nearest(today.pins[m][1], set(), share)) & seen for m in drawn)
         groups = [today.group(pin) for pin in own["pin_id"]]
         assert len(set(groups)) == len(groups)
         acted = {pin for _, who, pin, _, _ in today.all_actions if who == user}
@@ -298,6 +285,34 @@ def test_counts_are_those_of_the_definitions(world, counts, yesterday, today, mo
             said += 1
             assert (row["targets"], row["relevant"], row["recalled"]) == expected
     assert said > 0.95 * len(counts) / 5
+
+
+def test_pinnersage_is_judged_by_what_was_recommended(world, counts, yesterday, today, tmp_path):
+    """Whatever the settings are by now; who was recommended nothing has an empty set."""
+    copy = world.copy(tmp_path / "data", small_settings(window={"days": 8}, evaluation={"users": 1000}, seed=4))
+    users = sorted({user for user, _ in counts})
+    wanted = {user: [pin for pin, _ in targets_of(user, yesterday, today) if pin] for user in users}
+    foreseen, none = [next(u for u in users if len(wanted[u]) >= n and u > 0) for n in (2, 1)]
+    copy.execute(
+        "DELETE FROM retrieval.recommendations WHERE dt = $day AND user_id IN ($foreseen, $none)",
+        "INSERT INTO retrieval.recommendations BY NAME SELECT $day AS dt, $foreseen AS user_id, "
+        "unnest($pins) AS pin_id, generate_subscripts($pins, 1) AS rank, 1 AS medoid_pin_id, 1 AS score",
+        day=YESTERDAY,
+        foreseen=foreseen,
+        none=none,
+        pins=wanted[foreseen],
+    )
+    assert failures(copy.run("daily", LAST, only=["evaluation.retrieval_users"])) == {}
+    found = {
+        row["user_id"]: row
+        for row in copy.partition("evaluation.retrieval_users", LAST).filter(model="pinnersage").to_dicts()
+    }
+    assert found[foreseen]["recalled"] == found[foreseen]["set_size"] == len(wanted[foreseen])
+    assert (found[none]["set_size"], found[none]["relevant"], found[none]["recalled"]) == (0, 0, 0)
+    columns = ("targets", "relevant", "recalled", "set_size")
+    for user in set(users) - {foreseen, none}:
+        before = counts[user, "pinnersage"]
+        assert [found[user][name] for name in columns] == [before[name] for name in columns]
 
 
 def test_random_sets_are_as_large_as_the_budget_and_differ_by_user(counts, yesterday, today):
@@ -419,56 +434,10 @@ def test_centroids_are_those_of_the_clusters_of_the_medoids(world, today):
 # --- Again, and without the future
 
 
-def test_a_day_run_again_has_the_same_rows_and_keeps_its_index_file(world, tmp_path):
+def test_a_day_run_again_has_the_same_rows(world, tmp_path):
     copy = world.copy(tmp_path / "data")
-    file = copy.data / copy.partition("retrieval.hnsw_index", LAST)["path"].item()
-    before = file.stat().st_mtime_ns
     assert failures(copy.run("daily", LAST)) == {}
     assert differences(world.partitions(LAST), copy.partitions(LAST)) == []
-    assert file.stat().st_mtime_ns == before
-    seconds = copy.read("SELECT build_seconds FROM retrieval.hnsw_index WHERE dt = $day", day=LAST).item()
-    assert seconds == 0
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-
-
-def test_a_kept_index_is_searched_and_measured_as_the_settings_say_now(world, tmp_path, monkeypatch):
-    """Else a failed recall check could not be mended by raising index.expansion_search, as its advice says."""
-    copy = world.copy(
-        tmp_path / "data",
-        small_settings(window={"days": 8}, index={"recall_sample": 100, "expansion_search": 321}),
-    )
-    searched_with, search = set(), HnswIndex.search
-    monkeypatch.setattr(
-        HnswIndex,
-        "search",
-        lambda index, *arguments: searched_with.add(index.expansion_search) or search(index, *arguments),
-    )
-    assert failures(copy.run("daily", LAST, only=["retrieval.hnsw_index"])) == {}
-    row = copy.read("SELECT build_seconds, expansion_search FROM retrieval.hnsw_index WHERE dt = $day", day=LAST)
-    assert row.row(0) == (0, 321)
-    assert searched_with == {321}
-
-
-@pytest.mark.parametrize("harm", ["damaged", "deleted", "truncated"])
-def test_an_index_file_that_came_to_harm_is_built_again_with_a_warning(world, tmp_path, harm):
-    copy = world.copy(tmp_path / "data")
-    file = copy.data / copy.partition("retrieval.hnsw_index", LAST)["path"].item()
-    if harm == "deleted":
-        file.unlink()
-    else:
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content if harm == "damaged" else content[:1000])
-    result = copy.run("daily", LAST, only=["retrieval.hnsw_index", "retrieval.medoid_neighbours"])
-    assert failures(result) == {}
-    warnings = [
-        log.user_message for log in copy.instance.all_logs(result.run_id) if log.level >= 30 and not log.dagster_event
-    ]
-    assert len(warnings) == 1
-    assert str(file) in warnings[0]
-    assert ("missing" if harm == "deleted" else "damaged") in warnings[0]
-    assert differences(world.partitions(LAST), copy.partitions(LAST)) == []
-    assert file.read_bytes() == (world.data / file.relative_to(copy.data)).read_bytes()
 
 
 FUTURE_REMOVED = [
