@@ -45,8 +45,8 @@ def drawn_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) 
         (settings.seed, day.toordinal()),
     )
     drawn = owned.filter(pl.Series(places >= 0))
-    by_importance = settings.retrieval.shares == "importance"
-    return shares(drawn, settings.retrieval.budget, by_importance).drop("importance")
+    retrieval = settings.retrieval
+    return shares(drawn, retrieval.budget, retrieval.shares == "importance", retrieval.refill).drop("importance")
 
 
 def _queries(drawn: pl.DataFrame, settings: Settings) -> pl.DataFrame:

@@ -3,24 +3,28 @@
 import polars as pl
 
 
-def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False) -> pl.DataFrame:
+def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False, refill: bool = False) -> pl.DataFrame:
     """How many pins each drawn medoid brings.
 
     Args:
         drawn: a row a drawn medoid, with user_id and importance.
         budget: candidates of a user, 400 in the paper.
-        by_importance: in proportion to importance, rounded so that a user's shares add up to the budget (the largest
-            remainders up, equal ones in the order of the rows); where all importance is 0 (underflow of old actions),
-            as if it were equal. Otherwise floor(budget / e) each, e being the medoids drawn of the user, as in section
-            5.3.1.
+        by_importance: in proportion to importance; where all importance is 0 (underflow of old actions), as if it were
+            equal. Otherwise in equal parts.
+        refill: whether sets will be refilled, as of `candidate_sets`.
 
     Returns:
-        ``drawn`` with a column share, without the medoids whose share is 0.
+        ``drawn`` with a column share, without the medoids whose share is 0. The shares of a user add up to the budget,
+        the largest remainders rounded up, equal ones in the order of the rows; but equal parts that are not refilled
+        are floor(budget / e), e being the medoids drawn of the user, as in section 5.3.1.
     """
-    if not by_importance:
-        return drawn.with_columns(share=(budget // pl.len().over("user_id")).cast(pl.Int32))
+    medoids = pl.len().over("user_id")
+    if not by_importance and not refill:
+        return drawn.with_columns(share=(budget // medoids).cast(pl.Int32)).filter(pl.col("share") > 0)
     total = pl.col("importance").sum().over("user_id")
-    exact = pl.when(total > 0).then(budget * pl.col("importance") / total).otherwise(budget / pl.len().over("user_id"))
+    exact = budget / medoids
+    if by_importance:
+        exact = pl.when(total > 0).then(budget * pl.col("importance") / total).otherwise(exact)
     floors = exact.floor().cast(pl.Int32)
     rest = budget - floors.sum().over("user_id")
     place = (exact - floors).rank("ordinal", descending=True).over("user_id")

@@ -261,10 +261,22 @@ def test_nobody_waits_whose_lists_are_long_enough(seed):
 # --- Shares
 
 
-@pytest.mark.parametrize(("budget", "drawn", "share"), [(400, 3, 133), (400, 2, 200), (400, 1, 400), (2, 3, 0)])
+@pytest.mark.parametrize(("budget", "drawn", "share"), [(400, 3, 133), (400, 2, 200), (400, 1, 400)])
 def test_a_share_is_the_budget_by_the_medoids_drawn_rounded_down(budget, drawn, share):
     frame = pl.DataFrame({"user_id": [7] * drawn, "medoid_pin_id": list(range(drawn))})
     assert shares(frame, budget)["share"].to_list() == [share] * drawn
+
+
+def test_who_has_no_share_brings_nothing():
+    frame = pl.DataFrame({"user_id": [7] * 3, "medoid_pin_id": [1, 2, 3], "importance": [1.0, 1, 1]})
+    assert shares(frame, 2).is_empty()
+    assert shares(frame, 2, refill=True)["medoid_pin_id"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(400, [134, 133, 133]), (401, [134, 134, 133]), (399, [133] * 3)])
+def test_equal_shares_of_sets_to_be_refilled_add_up_to_the_budget(budget, expected):
+    frame = pl.DataFrame({"user_id": [7] * 3, "medoid_pin_id": [1, 2, 3], "importance": [9.0, 1, 1]})
+    assert shares(frame, budget, refill=True)["share"].to_list() == expected
 
 
 @pytest.mark.parametrize("budget", [1, 7, 60, 400])
