@@ -150,7 +150,7 @@ def test_every_day_that_is_read_comes_before_its_use_and_nothing_is_done_twice(
             assert before["corpus.near_duplicates"] >= own_days
         if r.job == "daily" and r.first > START:
             yesterday = r.first - datetime.timedelta(days=1)
-            assert yesterday in before["users.medoids"]
+            assert yesterday in before["retrieval.recommendations"]
             assert yesterday in before["corpus.pins"]
         # A run that is not asked for again does something that was not there.
         lacking = [
@@ -274,9 +274,10 @@ def test_a_gap_in_the_window_is_a_failed_check_that_says_how_to_close_it(undistu
 
 
 def test_a_failed_check_is_told_with_what_to_do(undisturbed, tmp_path):
-    # With so few edges and candidates the index misses neighbours.
-    index = {"recall_floor": 1.0, "expansion_search": 1, "expansion_add": 1, "connectivity": 2}
-    world = undisturbed.copy(tmp_path / "data", small_settings(**SETTINGS, index=index))
+    # With so few edges and candidates the index misses neighbours, of which so few are asked for that it is no scan.
+    index = {"recall_floor": 1.0, "expansion_search": 1, "expansion_add": 1, "connectivity": 2, "exact_up_to": 0}
+    retrieval = {"budget": 6, "margin": 1}
+    world = undisturbed.copy(tmp_path / "data", small_settings(**SETTINGS, index=index, retrieval=retrieval))
     with pytest.raises(BackfillError, match=r"check recall_is_high of retrieval.hnsw_index: .*index\.expansion_search"):
         world.backfill(LAST, LAST, again=True)
 

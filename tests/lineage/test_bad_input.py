@@ -187,6 +187,17 @@ def test_engagement_has_a_row_for_a_day_on_which_nothing_happened(world):
     assert (row["users"], row["actions"], row["impressions"], row["actions_per_impression"]) == (0, 0, 0, None)
 
 
+def test_an_hnsw_index_of_a_few_pins_recommends_what_exact_search_does(world, tmp_path):
+    copy = world.copy(tmp_path / "data", small_settings(index={"exact_up_to": 0}))
+    tables = ["retrieval.hnsw_index", "retrieval.medoid_neighbours", "retrieval.recommendations"]
+    for day in map(on, (0, 3)):
+        assert failures(copy.run("daily", day, only=tables)) == {}
+        [row] = copy.read("FROM retrieval.hnsw_index WHERE dt = $day", day=day).to_dicts()
+        assert (row["method"], row["pins"]) == ("hnsw", copy.partition("corpus.pins", day).height)
+        assert (copy.data / row["path"]).is_file()
+        assert copy.partition(tables[2], day).equals(world.partition(tables[2], day))
+
+
 def test_without_any_data_everything_is_empty_and_published(tmp_path):
     world = World.new(tmp_path / "data", small_settings(), kind="landing")
     assert failures(world.run("daily", on(0))) == {}

@@ -33,7 +33,8 @@ def changed(world, tmp_path):
     def changed(hnsw=False, **retrieval):
         settings = small_settings(
             window={"days": 8},
-            index={"recall_sample": 100, "exact_up_to": 0 if hnsw else 10**6},
+            # So narrow a search that not everything is a scan of the corpus.
+            index={"recall_sample": 100, "exact_up_to": 0 if hnsw else 10**6, "expansion_search": 20},
             retrieval={"budget": BUDGET, "margin": 10} | retrieval,
         )
         return world.copy(tmp_path / f"data-{len(list(tmp_path.iterdir()))}", settings)
@@ -198,10 +199,16 @@ def test_only_pins_for_which_the_condition_holds_are_recommended(changed, today,
             assert found[user] == paper
 
 
-def test_a_condition_holds_for_an_hnsw_index_too(changed, today, medoids):
+def test_a_condition_holds_for_an_hnsw_index_too(changed, today, medoids, monkeypatch):
     """Here so few neighbours are wanted that the graph is searched, and not the allowed scanned."""
     world = changed(hnsw=True, budget=15, margin=1, condition="pin_id % 2 = 0")
-    found, hits, wanted = recommended(world), 0, 0
+    assert failures(world.run("daily", LAST, only=TABLES[:1])) == {}
+    searches, search = [], HnswIndex.search
+    with monkeypatch.context() as patch:
+        patch.setattr(HnswIndex, "search", lambda index, *asked: searches.append(index) or search(index, *asked))
+        assert failures(world.run("daily", LAST, only=TABLES[1:])) == {}
+    assert searches
+    found, hits, wanted = recommended_in(world), 0, 0
     allowed = {pin for pin in today.corpus if pin % 2 == 0}
     for user, own in shares_of(world).items():
         expected = union(today, user, own, allowed)
@@ -209,7 +216,7 @@ def test_a_condition_holds_for_an_hnsw_index_too(changed, today, medoids):
         assert len(found[user]) >= len(expected) - 3
         hits, wanted = hits + len(found[user] & expected), wanted + len(expected)
     assert set(found) == set(medoids)
-    assert hits > 0.97 * wanted
+    assert hits > 0.95 * wanted
 
 
 def test_a_condition_may_hold_for_no_pin_or_for_all(changed, world):
