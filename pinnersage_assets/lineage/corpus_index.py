@@ -25,7 +25,6 @@ from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.lineage.queries import CORPUS_VECTORS, pin_vectors
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.ledger import has_ledger
 
 # An index grows while the pins that came and went since it was built are at most this share of it: each costs it a
 # little recall and speed, and a build puts like pins next to each other again.
@@ -180,9 +179,15 @@ def open_corpus_index(warehouse: Warehouse, day: datetime.date, log: logging.Log
 
     A file that is missing or damaged is built again in memory, with a warning: that takes its time, but gives no wrong
     answer.
+
+    Raises:
+        LookupError: there is no such row.
     """
     ids, vectors = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    [row] = warehouse.read("FROM retrieval.hnsw_index WHERE dt = $day", {"day": day}).to_dicts()
+    rows = warehouse.read("FROM retrieval.hnsw_index WHERE dt = $day", {"day": day}).to_dicts()
+    if not rows:
+        raise LookupError(f"retrieval.hnsw_index has no partition of {day}: materialise it first")
+    [row] = rows
     if row["method"] == "exact":
         return ExactIndex(ids, vectors)
     parameters = HnswParameters(**{name: row[name] for name in _PARAMETERS})
@@ -220,36 +225,31 @@ def measure_recall(index: CorpusIndex, queries: NDArray[np.float32], depths: NDA
     return total / len(queries)
 
 
-def forget_old_files(warehouse: Warehouse, retention_days: int) -> int:
-    """Take the files of old days out of their rows, so that nothing that is published next names them; how many.
+def forget_old_files(connection: duckdb.DuckDBPyConnection, retention_days: int) -> None:
+    """Take the files of old days out of their rows, so that nothing that is published next names them.
 
-    Raises:
-        FileNotFoundError: nothing has been written yet.
+    Args:
+        connection: may write.
+        retention_days: how many days before the latest keep their files.
     """
-    warehouse.existing_file()
-    with warehouse.get_connection() as connection:
-        if not has_ledger(connection):
-            return 0
-        forgotten = connection.execute(
-            """
-            UPDATE retrieval.hnsw_index SET path = NULL, sha256 = NULL, bytes = NULL
-            WHERE path IS NOT NULL AND dt < (SELECT max(dt) FROM retrieval.hnsw_index) - $days::INTEGER
-            RETURNING dt
-            """,
-            {"days": retention_days},
-        ).fetchall()
-    return len(forgotten)
+    connection.execute(
+        """
+        UPDATE retrieval.hnsw_index SET path = NULL, sha256 = NULL, bytes = NULL
+        WHERE path IS NOT NULL AND dt < (SELECT max(dt) FROM retrieval.hnsw_index) - $days::INTEGER
+        """,
+        {"days": retention_days},
+    ).fetchall()
 
 
 def delete_unnamed_files(warehouse: Warehouse) -> list[Path]:
-    """Delete the index files that no row names, of runs that were killed too; call it after publishing."""
-    named = {
-        warehouse.data_folder / path
-        for path in warehouse.read("SELECT path FROM retrieval.hnsw_index WHERE path IS NOT NULL")["path"]
-    }
+    """Delete the index files that no row names, published or not: of old days, and of runs that were killed."""
+    query = "SELECT path FROM retrieval.hnsw_index WHERE path IS NOT NULL"
+    with duckdb.connect(warehouse.published, read_only=True) as published:
+        named = {path for (path,) in published.execute(query).fetchall()} | set(warehouse.read(query)["path"])
     deleted = []
     for file in (warehouse.data_folder / "index").glob("dt=*/*"):
-        if file not in named and file.stat().st_mtime < time.time() - _UNNAMED_FOR_SECONDS:
+        unnamed = str(file.relative_to(warehouse.data_folder)) not in named
+        if unnamed and file.stat().st_mtime < time.time() - _UNNAMED_FOR_SECONDS:
             file.unlink(missing_ok=True)
             deleted.append(file)
     return deleted

@@ -27,8 +27,11 @@ def publications(everything: list[str]) -> dg.AssetsDefinition:
 
         Index files past their retention go: first from their rows, and from the disk when no published row names them.
         """
-        forget_old_files(warehouse, settings.index.retention_days)
-        publication = publish(warehouse, ledger_of="operations.publications")
+        publication = publish(
+            warehouse,
+            ledger_of="operations.publications",
+            before_copying=lambda connection: forget_old_files(connection, settings.index.retention_days),
+        )
         for file in delete_unnamed_files(warehouse):
             context.log.info(f"deleted {file}: no row names it")
         context.log.info(f"published {publication.bytes / 1e6:,.0f} MB at {warehouse.published}")

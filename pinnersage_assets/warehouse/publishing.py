@@ -7,8 +7,11 @@ who has the old file open keeps it until closing.
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import duckdb
 
 from pinnersage_assets.files import sync
 from pinnersage_assets.warehouse.database import Warehouse
@@ -33,12 +36,17 @@ class Publication:
     seconds: float
 
 
-def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
+def publish(
+    warehouse: Warehouse,
+    ledger_of: str,
+    before_copying: Callable[[duckdb.DuckDBPyConnection], object] = lambda connection: None,
+) -> Publication:
     """Replace the published copy by the warehouse as it is now.
 
     Args:
         warehouse: the file that runs write, and the place of the copy.
         ledger_of: the table that the caller writes itself, whose checks therefore cannot have run yet.
+        before_copying: may still change the warehouse, once it is clear that it can be published.
 
     Raises:
         FileNotFoundError: nothing has been written yet.
@@ -63,6 +71,7 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
                 f"them again, with `make backfill FROM={bad[0].day} TO={bad[0].day}` if a gap was the cause. {target} "
                 "is as it was."
             )
+        before_copying(connection)
         tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE NOT temporary").fetchall()[0][0]
         connection.execute("FORCE CHECKPOINT")
         try:
