@@ -108,7 +108,7 @@ class IndexSettings(Section):
     """How the nearest pins are found: exactly in a small corpus, by HNSW (USearch) in a large one."""
 
     exact_up_to: int = Field(
-        50_000, ge=0, description="Pins up to which the corpus is searched exactly, which is cheaper then."
+        30_000, ge=0, description="Pins up to which the corpus is searched exactly, which is cheaper then."
     )
     connectivity: int = Field(16, ge=2, description="HNSW's M: edges of a node on the upper layers.")
     expansion_add: int = Field(128, ge=1, description="HNSW's efConstruction.")
