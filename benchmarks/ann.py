@@ -35,7 +35,7 @@ QUERIES = 2_000
 NEIGHBOURS = 100
 TARGET = 0.975
 THREADS = 2
-EXPANSIONS = (100, 120, 140, 160, 180, 200, 240, 280, 320, 400, 600, 800)
+EXPANSIONS = (100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 550, 600, 700, 800)
 DEEP = 233  # a third of the paper's 400 candidates, and our margin
 
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]

@@ -159,6 +159,8 @@ def build(
         connectivity=parameters.connectivity,
         expansion_add=parameters.expansion_add,
         expansion_search=parameters.expansion_search,
+        # Only growing asks where a pin is, and opening a file to grow it makes that table.
+        enable_key_lookups=False,
     )
     frame, others = np.split(np.random.default_rng(0).permutation(len(ids)), [int(_FRAME_SHARE * len(ids))])
     order = np.concatenate([frame, nearby_order(vectors, others)])
