@@ -152,6 +152,7 @@ def measure(name: str, folder: Path, output: multiprocessing.SimpleQueue) -> Non
     share, seconds, processor = 0.0, 0.0, 0.0
     for setting, search in steps:
         narrower = share, seconds, processor
+        row["setting"] = setting
         share = recall(search(queries), truth)
         timings = [_timed(lambda: search(queries)) for _ in range(3)]  # noqa: B023
         seconds, processor = (min(of_kind) for of_kind in zip(*timings, strict=True))
@@ -162,8 +163,7 @@ def measure(name: str, folder: Path, output: multiprocessing.SimpleQueue) -> Non
         part = min(1.0, (TARGET - narrower[0]) / (share - narrower[0]))
         seconds = narrower[1] + part * (seconds - narrower[1])
         processor = narrower[2] + part * (processor - narrower[2])
-    row |= {"setting": setting, "recall": share}
-    row |= {"speed": len(queries) / seconds, "processor": processor / len(queries)}
+    row |= {"recall": share, "speed": len(queries) / seconds, "processor": processor / len(queries)}
     output.put(row)
 
 
