@@ -1,10 +1,9 @@
 """The paper's variants of PinnerSage (section 5.3, Table 4 and Figure 7), as data: what each changes, not a copy of it.
 
-What belongs here: from users' actions to the embeddings that each variant would query. What does not: what is then
-retrieved with them, and how it is judged.
+What belongs here: from users' actions to the embeddings that each variant would query, and how it would share out the
+budget. What does not: what is then retrieved, and how it is judged.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -25,15 +24,16 @@ K_MEANS_CLUSTERS = 5  # the k of Table 4
 _K_MEANS_STARTS = 3
 
 _CHOICES = {
-    "clustering": ("ward", "k_means", "complete_linkage"),
+    "clustering": ("ward", "k_means", "complete_linkage", "pins", "all"),
     "representation": ("medoid", "centroid", "decayed_centroid"),
-    "selection": ("sampled", "top"),
+    "selection": ("sampled", "top", "latest"),
+    "shares": ("equal", "importance"),
 }
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make embeddings of a user; what is not named is PinnerSage's.
+    """One way to make embeddings of a user, and a candidate set of them; what is not named is PinnerSage's.
 
     Raises:
         ValueError: a field has a value that means nothing; names the field and what it may be.
@@ -41,17 +41,22 @@ class Variant:
 
     clustering: str = "ward"
     """``ward`` and ``complete_linkage`` (no two pins of a cluster further apart than alpha) are cut at alpha;
-    ``k_means`` makes five clusters, or as many as a user has different vectors if those are fewer."""
+    ``k_means`` makes five clusters, or as many as a user has different vectors if those are fewer; ``pins`` leaves each
+    pin alone, and ``all`` puts all together."""
     representation: str = "medoid"
     """``medoid`` (Equation 2), ``centroid`` (the unit-length mean of the cluster's actions), or ``decayed_centroid``
     (the same, an action weighing exp(-λ age))."""
     decay_per_day: float = 0.01
     """λ of importance (Equation 3) and of the decayed centroid; 0 counts actions."""
     selection: str = "sampled"
-    """``sampled`` without replacement in proportion to importance, or ``top``: the most important first, the smallest
-    cluster number first among equals."""
-    embeddings: int = 3
-    """e, how many are selected of a user; of a user with fewer clusters, all."""
+    """``sampled`` without replacement in proportion to importance, ``top``: the most important first, or ``latest``:
+    those acted on last first; the smallest cluster number first among equals."""
+    embeddings: int | None = 3
+    """e, how many are selected of a user; of a user with fewer clusters, all. None selects all of everybody's."""
+    shares: str = "equal"
+    """What each brings to the budget: floor(budget / e), or in proportion to ``importance``."""
+    refill: bool = True
+    """Whether overlaps are refilled, so that sets of all variants are equally large; in the paper they are not."""
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
@@ -59,23 +64,38 @@ class Variant:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
         if not 0 <= self.decay_per_day < np.inf:
             raise ValueError(f"decay_per_day must be a finite number >= 0, not {self.decay_per_day}")
-        if not (isinstance(self.embeddings, int) and self.embeddings >= 1):
-            raise ValueError(f"embeddings must be an integer >= 1, not {self.embeddings!r}")
+        whole = isinstance(self.embeddings, int) and not isinstance(self.embeddings, bool)
+        if not (self.embeddings is None or (whole and self.embeddings >= 1)):
+            raise ValueError(f"embeddings must be an integer >= 1, or None for all, not {self.embeddings!r}")
 
 
-# The rows of Table 4 that are PinnerSage, λ = 0.25 as of its baselines, and without the lottery. Another e of Figure 7
-# is Variant(embeddings=e).
+# What is judged besides a list of pins that is the same for everybody. Another e of Figure 7 is Variant(embeddings=e).
 VARIANTS = {
+    # One vector a user (Table 4's baselines), and pins as they are.
+    "last_pin": Variant(clustering="pins", selection="latest", embeddings=1),
+    "decay_average": Variant(clustering="all", representation="decayed_centroid"),
+    "decay_average_0": Variant(clustering="all", representation="decayed_centroid", decay_per_day=0.0),
+    "decay_average_0.1": Variant(clustering="all", representation="decayed_centroid", decay_per_day=0.1),
+    "decay_average_0.25": Variant(clustering="all", representation="decayed_centroid", decay_per_day=0.25),
+    "last_20_pins": Variant(clustering="pins", selection="latest", embeddings=20),
+    "all_pins": Variant(clustering="pins", selection="latest", embeddings=None),
+    # The rows of Table 4 that are PinnerSage.
     "pinnersage": Variant(),
+    "pinnersage_not_refilled": Variant(refill=False),
     "pinnersage_sample_1": Variant(embeddings=1),
     "pinnersage_k_means": Variant(clustering="k_means"),
     "pinnersage_complete_linkage": Variant(clustering="complete_linkage"),
     "pinnersage_centroid": Variant(representation="centroid"),
-    "pinnersage_decayed_centroid": Variant(representation="decayed_centroid"),
     "pinnersage_decay_0": Variant(decay_per_day=0.0),
     "pinnersage_decay_0.1": Variant(decay_per_day=0.1),
+    # Beyond the paper: its λ for single vectors, no lottery, and the budget shared out by importance over many.
     "pinnersage_decay_0.25": Variant(decay_per_day=0.25),
+    "pinnersage_decayed_centroid": Variant(representation="decayed_centroid"),
     "pinnersage_top_3": Variant(selection="top"),
+    "pinnersage_top_20_by_importance": Variant(selection="top", embeddings=20, shares="importance"),
+    "pinnersage_top_20_by_importance_decay_0.1": Variant(
+        representation="decayed_centroid", decay_per_day=0.1, selection="top", embeddings=20, shares="importance"
+    ),
 }
 
 
@@ -93,84 +113,106 @@ class Embeddings:
     medoid_rows: NDArray[np.int64]
 
 
-def embed_users(
-    user_ids: NDArray[np.int64],
-    pin_rows: NDArray[np.int64],
-    ages: NDArray[np.float64],
-    pin_ids: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    alpha: float,
-    variants: Mapping[str, Variant],
-    keys: tuple[int, ...],
-) -> dict[str, Embeddings]:
-    """Compute the embeddings of the same users in several variants; what variants have in common is computed once.
+class UserEmbeddings:
+    """The embeddings of the same users in any variant; what variants have in common is computed once.
 
     Variants that share a clustering and λ select the same clusters, however these are represented: draws are keyed by
     the cluster's medoid. So their results differ by the representation alone.
-
-    Args:
-        user_ids: (actions,) the user of each action, in any order.
-        pin_rows: (actions,) the pin acted on, as a row of ``vectors``. A pin acted on n times is one point of weight n.
-        ages: (actions,) days from the action to T_now, >= 0.
-        pin_ids: (pins,) the id of each row of ``vectors``, ascending, each once.
-        vectors: (pins, d) float32 unit vectors.
-        alpha: threshold of the squared Ward distance, and of the squared Euclidean distance of complete linkage.
-        variants: by name.
-        keys: what is random belongs to these (seed, day), and to the user.
-
-    Returns:
-        the embeddings of each variant, by its name. Those of a user do not depend on the other users, nor on the order
-        of actions. Where a cluster's pins cancel out, so that a mean has no direction, the medoid stands in for it.
-
-    Raises:
-        ValueError: an argument is not as described above; names the argument.
     """
-    _check_input(user_ids, pin_rows, ages, pin_ids, vectors, alpha)
-    order = np.lexsort((ages, pin_rows, user_ids))
-    user_ids, pin_rows, ages = user_ids[order], pin_rows[order], ages[order]
-    is_first = np.append(True, (np.diff(user_ids) != 0) | (np.diff(pin_rows) != 0))[: len(order)]
-    point_users, point_rows = user_ids[is_first], pin_rows[is_first]
-    counts = np.diff(np.flatnonzero(is_first), append=len(order))
 
-    @cache
-    def clustered(clustering: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """The cluster of each action, from 0 over all users, and the user and the medoid of each cluster."""
-        labels = _cluster(clustering, point_users, point_rows, counts, vectors, alpha, keys)
-        _, first, numbers = np.unique(
-            np.stack([point_users, labels], axis=1), axis=0, return_index=True, return_inverse=True
-        )
-        members = np.argsort(numbers, kind="stable")
-        rows = point_rows[members]
-        found = find_medoids(numbers[members], pin_ids[rows], rows, counts[members], vectors, _silent)
-        medoid_ids = found[offsets_of(numbers[members])[:-1]]
-        return np.repeat(numbers, counts), point_users[first], rows_of(pin_ids, medoid_ids)
+    def __init__(
+        self,
+        user_ids: NDArray[np.int64],
+        pin_rows: NDArray[np.int64],
+        ages: NDArray[np.float64],
+        pin_ids: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        alpha: float,
+        keys: tuple[int, ...],
+    ) -> None:
+        """Take the actions of a population.
 
-    @cache
-    def averages(clustering: str, decay_per_day: float) -> NDArray[np.float32]:
-        clusters, _, medoid_rows = clustered(clustering)
-        members = np.argsort(clusters, kind="stable")
-        offsets = offsets_of(clusters[members])
-        means = decay_averages(vectors, pin_rows[members], ages[members], offsets, decay_per_day)
-        return np.where(means.any(axis=1, keepdims=True), means, vectors[medoid_rows])
+        Args:
+            user_ids: (actions,) the user of each action, in any order.
+            pin_rows: (actions,) the pin acted on, as a row of ``vectors``. A pin acted on n times is one point of
+                weight n.
+            ages: (actions,) days from the action to T_now, >= 0.
+            pin_ids: (pins,) the id of each row of ``vectors``, ascending, each once.
+            vectors: (pins, d) float32 unit vectors.
+            alpha: threshold of the squared Ward distance, and of the squared Euclidean distance of complete linkage.
+            keys: what is random in clustering belongs to these (seed, day), and to the user.
 
-    def embeddings(variant: Variant) -> Embeddings:
-        clusters, owners, medoid_rows = clustered(variant.clustering)
-        weights = importance(ages, clusters, variant.decay_per_day, len(owners))
+        Raises:
+            ValueError: an argument is not as described above; names the argument.
+        """
+        _check_input(user_ids, pin_rows, ages, pin_ids, vectors, alpha)
+        order = np.lexsort((ages, pin_rows, user_ids))
+        self._pin_rows, self._ages = pin_rows[order], ages[order]
+        user_ids = user_ids[order]
+        is_first = np.append(True, (np.diff(user_ids) != 0) | (np.diff(self._pin_rows) != 0))[: len(order)]
+        self._point_users, self._point_rows = user_ids[is_first], self._pin_rows[is_first]
+        self._counts = np.diff(np.flatnonzero(is_first), append=len(order))
+        self._pin_ids, self.vectors, self._alpha, self._keys = pin_ids, vectors, alpha, keys
+        # Per object, so that a population is let go with all that was computed of it.
+        self._clustered = cache(self._find_clusters)
+        self._averages = cache(self._average_clusters)
+
+    def select(self, variant: Variant, keys: tuple[int, ...]) -> Embeddings:
+        """The embeddings of a variant.
+
+        Where a cluster's pins cancel out, so that a mean has no direction, the medoid stands in for it.
+
+        Args:
+            variant: which.
+            keys: what a sample belongs to (seed, day), and the user.
+
+        Returns:
+            those of a user do not depend on the other users, nor on the order of actions.
+        """
+        clusters, owners, medoid_rows = self._clustered(variant.clustering)
+        weights = importance(self._ages, clusters, variant.decay_per_day, len(owners))
+        size = variant.embeddings or max(1, len(owners))
         if variant.selection == "sampled":
-            draw = draw_medoids(owners, pin_ids[medoid_rows], weights, variant.embeddings, keys)
+            draw = draw_medoids(owners, self._pin_ids[medoid_rows], weights, size, keys)
         else:
-            # Where all draw the same number, nothing but importance decides, and between equals their order.
-            draw = sample_by_importance(weights, owners, variant.embeddings, np.full(len(owners), 0.5))
+            # Where all draw the same number, nothing but the weight decides, and between equals their order.
+            decisive = weights if variant.selection == "top" else self._recency(clusters, len(owners))
+            draw = sample_by_importance(decisive, owners, size, np.full(len(owners), 0.5))
         selected = np.flatnonzero(draw >= 0)
         selected = selected[np.lexsort((draw[selected], owners[selected]))]
         if variant.representation == "medoid":
-            chosen = vectors[medoid_rows[selected]]
+            chosen = self.vectors[medoid_rows[selected]]
         else:
             decay_per_day = variant.decay_per_day if variant.representation == "decayed_centroid" else 0.0
-            chosen = averages(variant.clustering, decay_per_day)[selected]
+            chosen = self._averages(variant.clustering, decay_per_day)[selected]
         return Embeddings(owners[selected], chosen, weights[selected], medoid_rows[selected])
 
-    return {name: embeddings(variant) for name, variant in variants.items()}
+    def _recency(self, clusters: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
+        """Of each cluster a weight that falls with the age of its last action."""
+        last = np.full(n_clusters, np.inf)
+        np.minimum.at(last, clusters, self._ages)
+        return 1 / (1 + last)
+
+    def _find_clusters(self, clustering: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The cluster of each action, from 0 over all users, and the user and the medoid of each cluster."""
+        users, rows, counts = self._point_users, self._point_rows, self._counts
+        if clustering == "pins":
+            return np.repeat(np.arange(len(users)), counts), users, rows
+        labels = _cluster(clustering, users, rows, counts, self.vectors, self._alpha, self._keys)
+        _, first, numbers = np.unique(np.stack([users, labels], axis=1), axis=0, return_index=True, return_inverse=True)
+        members = np.argsort(numbers, kind="stable")
+        found = find_medoids(
+            numbers[members], self._pin_ids[rows[members]], rows[members], counts[members], self.vectors, _silent
+        )
+        medoid_ids = found[offsets_of(numbers[members])[:-1]]
+        return np.repeat(numbers, counts), users[first], rows_of(self._pin_ids, medoid_ids)
+
+    def _average_clusters(self, clustering: str, decay_per_day: float) -> NDArray[np.float32]:
+        clusters, _, medoid_rows = self._clustered(clustering)
+        members = np.argsort(clusters, kind="stable")
+        offsets = offsets_of(clusters[members])
+        means = decay_averages(self.vectors, self._pin_rows[members], self._ages[members], offsets, decay_per_day)
+        return np.where(means.any(axis=1, keepdims=True), means, self.vectors[medoid_rows])
 
 
 def _cluster(
@@ -183,6 +225,8 @@ def _cluster(
     keys: tuple[int, ...],
 ) -> NDArray[np.int32]:
     """Labels of each user's distinct pins, from 0 in order of first appearance; see `cluster_users`."""
+    if clustering == "all":
+        return np.zeros(len(user_ids), dtype=np.int32)
     if clustering == "ward":
         return cluster_users(user_ids, pin_rows, counts, vectors, alpha, _silent)
     labels = np.empty(len(user_ids), dtype=np.int32)

@@ -9,7 +9,7 @@ import pytest
 from pinnersage_assets.model import variants as module
 from pinnersage_assets.model.medoids import importance
 from pinnersage_assets.model.pinnersage import cluster_users, draw_medoids, find_medoids
-from pinnersage_assets.model.variants import VARIANTS, Embeddings, Variant, embed_users
+from pinnersage_assets.model.variants import VARIANTS, Embeddings, UserEmbeddings, Variant
 
 ALPHA = 0.7
 KEYS = (3, 739_000)
@@ -39,6 +39,11 @@ def people():
 def embed(people, **variants):
     (users, rows, ages), pins = people
     return embed_users(users, rows, ages, *pins, ALPHA, variants, KEYS)
+
+
+def embed_users(user_ids, pin_rows, ages, pin_ids, vectors, alpha, variants, keys):
+    population = UserEmbeddings(user_ids, pin_rows, ages, pin_ids, vectors, alpha, keys)
+    return {name: population.select(variant, keys) for name, variant in variants.items()}
 
 
 def assert_same(left: Embeddings, right: Embeddings):
@@ -263,17 +268,20 @@ def test_what_variants_share_is_computed_once(people, monkeypatch):
     count("find_medoids", lambda args: "medoids")
     embed(people, **VARIANTS, again=Variant(), mean=Variant(representation="centroid", decay_per_day=0.1))
     assert calls == {
-        "ward": 1, "k_means": 1, "complete_linkage": 1, "medoids": 3, ("average", 0.0): 1, ("average", 0.01): 1
+        "ward": 1, "k_means": 1, "complete_linkage": 1, "all": 1, "medoids": 4,
+        # Of all pins together with four λ, and of Ward's clusters with three.
+        ("average", 0.0): 2, ("average", 0.01): 2, ("average", 0.1): 2, ("average", 0.25): 1,
     }  # fmt: skip
 
 
 def test_users_with_one_pin_or_copies_of_one_have_one_embedding_in_every_variant(people):
     _, (_, vectors) = people
     for name, result in embed(people, **VARIANTS).items():
-        for user, row, actions in ((-5, 3, 1), (2**62, 4, 2), (17, 192, 8)):
+        copies = () if name in ("last_20_pins", "all_pins") else ((17, 192, 8),)
+        for user, row, actions in ((-5, 3, 1), (2**62, 4, 2), *copies):
             (own,) = np.flatnonzero(result.user_ids == user)
             np.testing.assert_allclose(result.vectors[own], vectors[row], atol=1e-6)
-            assert result.medoid_rows[own] == row
+            assert result.medoid_rows[own] == row or (name == "last_pin" and user == 17)
             if name == "pinnersage_decay_0":
                 assert result.importances[own] == actions
 
@@ -304,19 +312,45 @@ def test_nobody_gives_nothing():
 
 def test_the_papers_rows_are_all_there_and_differ_from_pinnersage_in_what_they_name():
     assert VARIANTS["pinnersage"] == Variant("ward", "medoid", 0.01, "sampled", 3)
-    assert len(set(VARIANTS.values())) == len(VARIANTS) == 10
+    assert len(set(VARIANTS.values())) == len(VARIANTS)
+    for decay_per_day in (0.0, 0.1):
+        assert VARIANTS[f"pinnersage_decay_{decay_per_day:g}"] == Variant(decay_per_day=decay_per_day)
+    assert VARIANTS["decay_average"].decay_per_day == 0.01
+
+
+def test_the_latest_are_those_acted_on_last(people):
+    (users, rows, ages), _ = people
+    found = embed(people, last=VARIANTS["last_pin"], some=VARIANTS["last_20_pins"], every=VARIANTS["all_pins"])
+    for user in set(users.tolist()):
+        own = users == user
+        last = {row: ages[own & (rows == row)].min() for row in set(rows[own].tolist())}
+        order = sorted(last, key=lambda row: (last[row], row))
+        for name, expected in (("last", order[:1]), ("some", order[:20]), ("every", order)):
+            assert found[name].medoid_rows[found[name].user_ids == user].tolist() == expected
+
+
+def test_all_together_is_the_decay_average_of_all_actions(people):
+    (users, rows, ages), (_, vectors) = people
+    found = embed(people, it=VARIANTS["decay_average_0.1"])["it"]
+    for user, vector in zip(found.user_ids, found.vectors, strict=True):
+        own = users == user
+        total = (np.exp(-0.1 * ages[own])[:, None] * vectors[rows[own]].astype(np.float64)).sum(axis=0)
+        np.testing.assert_allclose(vector, total / np.linalg.norm(total), atol=1e-6)
+    assert len(found.user_ids) == len(set(users.tolist()))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("clustering", "kmeans", "^clustering must be one of ward, k_means, complete_linkage, not 'kmeans'"),
+        ("clustering", "kmeans", "^clustering must be one of ward, k_means, complete_linkage, pins, all, not 'kmeans'"),
         ("representation", "mean", "^representation must be one of medoid, centroid, decayed_centroid, not 'mean'"),
-        ("selection", "all", "^selection must be one of sampled, top, not 'all'"),
+        ("selection", "all", "^selection must be one of sampled, top, latest, not 'all'"),
+        ("shares", "fair", "^shares must be one of equal, importance, not 'fair'"),
+        ("embeddings", True, "^embeddings must be an integer >= 1, or None for all, not True"),
         ("decay_per_day", -0.1, "^decay_per_day must be a finite number >= 0, not -0.1"),
         ("decay_per_day", np.inf, "^decay_per_day must be a finite number >= 0, not inf"),
-        ("embeddings", 0, "^embeddings must be an integer >= 1, not 0"),
-        ("embeddings", 2.5, "^embeddings must be an integer >= 1, not 2.5"),
+        ("embeddings", 0, "^embeddings must be an integer >= 1, or None for all, not 0"),
+        ("embeddings", 2.5, "^embeddings must be an integer >= 1, or None for all, not 2.5"),
     ],
 )
 def test_impossible_variants_are_refused_by_field(field, value, message):
