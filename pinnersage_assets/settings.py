@@ -163,8 +163,12 @@ class EvaluationSettings(Section):
     relevance_cosine: float = Field(
         0.8, gt=0, le=1, description="An action is served by a pin at this cosine or above."
     )
-    decay_per_day: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="λ of the decay-average baseline, per day."
+    largest_share: float = Field(
+        0.04, gt=0, le=1, description="Candidates of a user are at most this share of the corpus."
+    )
+    seeds: int = Field(20, ge=1, description="Draws of the models that sample, over which their mean is taken.")
+    keep_seen: bool = Field(
+        False, description="Whether pins seen inside the window stay in candidate sets, and actions on them count."
     )
     index_cost_pins: int = Field(
         10_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."

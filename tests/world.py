@@ -48,7 +48,7 @@ def small_settings(**sections) -> Settings:
         "window": {"days": 10},
         "index": {"recall_sample": 100},
         "retrieval": {"budget": 60, "margin": 10},
-        "evaluation": {"users": 40},
+        "evaluation": {"users": 40, "seeds": 2, "largest_share": 0.1},
         "simulation": {
             "users": 60,
             "pins": 800,

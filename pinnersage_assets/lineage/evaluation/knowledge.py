@@ -1,0 +1,188 @@
+"""What models may know of users as of a day, and what these users did next: the same for every model (section 5.3).
+
+Corpus, popularity and users' windows are as of the day before; nothing that a model uses is of the day itself.
+"""
+
+import datetime
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pinnersage_assets.ann.exact import exact_search
+from pinnersage_assets.lineage.queries import (
+    CORPUS_VECTORS,
+    INTEREST_ACTIONS,
+    SEEN_CORPUS_PINS,
+    pin_vectors,
+    window,
+)
+from pinnersage_assets.model.population import rows_of
+from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.retrieval_task import Pairs, RetrievalTask, Targets
+from pinnersage_assets.model.variants import UserEmbeddings
+from pinnersage_assets.partitions import HISTORY, SAME_DAY, YESTERDAY, YESTERDAYS_WINDOW, reads
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+# What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
+# was seen): a row a user and group of near-duplicates. The target is the group's pin in the corpus that models know; a
+# pin that may be recommended by today stands for itself; one that may not, or that is not known, has no vector and is a
+# miss.
+TARGETS = """
+    WITH grouped AS (
+        SELECT p.pin_id, p.dt, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
+        FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
+        WHERE p.dt <= $today
+    ),
+    recommendable AS (
+        SELECT g.pin_group, c.pin_id FROM corpus.pins AS c JOIN grouped AS g ON c.pin_id = g.pin_id WHERE c.dt = $day
+    ),
+    acted AS (
+        SELECT a.dt, a.user_id, a.pin_id, a.action, coalesce(g.pin_group, a.pin_id) AS pin_group
+        FROM staging.actions AS a LEFT JOIN grouped AS g ON a.pin_id = g.pin_id
+        WHERE a.dt BETWEEN $first AND $today
+    ),
+    next_actions AS (
+        SELECT user_id, pin_group, min(pin_id) AS pin_id FROM acted AS a
+        WHERE dt > $day AND list_contains($interest, action) AND ($keep_seen OR NOT EXISTS (
+            FROM acted AS b WHERE b.dt <= $day AND b.user_id = a.user_id AND b.pin_group = a.pin_group
+        ))
+        GROUP BY user_id, pin_group
+    )
+    SELECT n.user_id, r.pin_id AS corpus_pin_id,
+        CASE
+            WHEN r.pin_id IS NOT NULL THEN r.pin_id
+            WHEN n.pin_id IN (SELECT pin_id FROM corpus.excluded WHERE dt = $today) THEN NULL
+            ELSE (SELECT g.pin_id FROM grouped AS g WHERE g.pin_id = n.pin_id)
+        END AS vector_pin_id
+    FROM next_actions AS n LEFT JOIN recommendable AS r ON n.pin_group = r.pin_group
+    ORDER BY n.user_id, n.pin_group
+"""
+
+# The actions that models know, of pins with a vector.
+KNOWN_ACTIONS = f"""
+    SELECT a.user_id, a.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
+    FROM ({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
+    ORDER BY a.user_id, age, a.pin_id
+"""
+
+# What an asset reads that asks for `knowledge`.
+READS = [
+    *reads(YESTERDAYS_WINDOW, "staging.actions"),
+    *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
+    *reads(SAME_DAY, "corpus.excluded"),
+    *reads(YESTERDAY, "corpus.pins"),
+]
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of the users that are judged, and what is asked of every model; users in the order of their ids."""
+
+    users: NDArray[np.int64]
+    population: UserEmbeddings
+    task: RetrievalTask
+    corpus_ids: NDArray[np.int64]
+    popularity: NDArray[np.int64]
+    """(m,) actions of all users inside the window on each corpus pin."""
+    counts: dict[str, int]
+    """Users who did something new, and how many of them are cold: nothing is known of them, and nobody judges them."""
+
+    def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """The nearest corpus rows, exactly."""
+        return exact_search(queries, self.task.corpus, k)[0]
+
+    def pairs(self, frame: pl.DataFrame) -> Pairs:
+        """Columns user_id and pin_id as pairs, of these users and of corpus pins."""
+        own = _of_users(frame, self.users)
+        return Pairs.of(own["user"].to_numpy(), rows_of(self.corpus_ids, own["pin_id"].to_numpy()))
+
+
+def gather_knowledge(warehouse: Warehouse, settings: Settings, today: datetime.date) -> Knowledge:
+    """Everything that the evaluation of a day needs to know; of no user, where nobody can be judged."""
+    day = today - datetime.timedelta(days=1)
+    scope = window(day, settings)
+    keep_seen = settings.evaluation.keep_seen
+    targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})
+    actions = warehouse.read(KNOWN_ACTIONS, scope)
+    users, counts = _users_to_judge(targets, actions, settings, today)
+    corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
+    own = _of_users(actions, users)
+    population = UserEmbeddings(
+        own["user_id"].to_numpy(),
+        rows_of(pin_ids, own["pin_id"].to_numpy()),
+        own["age"].to_numpy(),
+        pin_ids,
+        vectors,
+        settings.clustering.alpha,
+        (settings.seed, day.toordinal()),
+    )
+    in_corpus = actions["pin_id"].to_numpy()
+    in_corpus = in_corpus[np.isin(in_corpus, corpus_ids)]
+    seen = _seen(warehouse, settings, scope, users, corpus_ids) if not keep_seen else Pairs.of(*np.empty((2, 0), int))
+    task = RetrievalTask(
+        len(users),
+        corpus,
+        seen,
+        _targets(warehouse, targets, users, corpus_ids, corpus.shape[1], today),
+        budget(settings, len(corpus)),
+        settings.evaluation.relevance_cosine,
+    )
+    popularity = np.bincount(rows_of(corpus_ids, in_corpus), minlength=len(corpus))
+    return Knowledge(users, population, task, corpus_ids, popularity, counts)
+
+
+def budget(settings: Settings, corpus_size: int) -> int:
+    """Candidates that every model gives: that of the setting, or the largest share of the corpus if that is less."""
+    return max(1, min(settings.retrieval.budget, int(settings.evaluation.largest_share * corpus_size)))
+
+
+def _users_to_judge(
+    targets: pl.DataFrame, actions: pl.DataFrame, settings: Settings, today: datetime.date
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Users with something to foresee and something known, ascending, sampled by seed; and the counts of others."""
+    wanted, known = targets["user_id"].unique(), actions["user_id"].unique()
+    warm = np.intersect1d(wanted.to_numpy(), known.to_numpy())
+    order = np.argsort(keyed_uniform("evaluated users", settings.seed, today.toordinal(), warm))
+    counts = {"users who did something new": len(wanted), "cold users, not judged": len(wanted) - len(warm)}
+    return np.sort(warm[order[: settings.evaluation.users]]), counts
+
+
+def _of_users(frame: pl.DataFrame, users: NDArray[np.int64]) -> pl.DataFrame:
+    """The rows of some users, with the place of each among them as ``user``."""
+    numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
+    return frame.join(numbers, on="user_id", maintain_order="left")
+
+
+def _seen(
+    warehouse: Warehouse,
+    settings: Settings,
+    scope: dict[str, object],
+    users: NDArray[np.int64],
+    corpus_ids: NDArray[np.int64],
+) -> Pairs:
+    pins = _of_users(warehouse.read(SEEN_CORPUS_PINS, {"day": scope["day"], "first": scope["first"]}), users)
+    return Pairs.of(pins["user"].to_numpy(), rows_of(corpus_ids, pins["pin_id"].to_numpy()))
+
+
+def _targets(
+    warehouse: Warehouse,
+    targets: pl.DataFrame,
+    users: NDArray[np.int64],
+    corpus_ids: NDArray[np.int64],
+    dimensions: int,
+    today: datetime.date,
+) -> Targets:
+    own = _of_users(targets, users)
+    wanted_pins = own["vector_pin_id"].drop_nulls().unique().to_list()
+    ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": wanted_pins})
+    has_vector = own["vector_pin_id"].is_not_null().to_numpy()
+    wanted = np.zeros((len(own), dimensions), dtype=np.float32)
+    wanted[has_vector] = vectors[rows_of(ids, own["vector_pin_id"].drop_nulls().to_numpy())]
+    in_corpus = own["corpus_pin_id"].is_not_null().to_numpy()
+    rows = np.full(len(own), -1)
+    rows[in_corpus] = rows_of(corpus_ids, own["corpus_pin_id"].drop_nulls().to_numpy())
+    return Targets(own["user"].to_numpy(), rows, wanted)

@@ -1,0 +1,234 @@
+"""Judged candidate sets against loops over the definitions, and against the sets that recommendations are made of."""
+
+from collections import defaultdict
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pinnersage_assets.model import retrieval_task
+from pinnersage_assets.model.candidates import candidate_sets, shares
+from pinnersage_assets.model.retrieval_task import (
+    Pairs,
+    RetrievalTask,
+    Targets,
+    candidate_rows,
+    judge_sets,
+    judge_variants,
+    popular_sets,
+    random_sets,
+)
+from pinnersage_assets.model.variants import VARIANTS, UserEmbeddings, Variant
+
+USERS, PINS, BUDGET = 25, 300, 24
+KEYS = {5: (5, 1), 6: (6, 1), 7: (7, 1)}
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+class Case:
+    """Users who acted on pins, 200 of which are the corpus, with what they have seen and what they did next."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        self.vectors = unit(
+            rng.standard_normal((15, 8))[rng.integers(15, size=PINS)] + 0.5 * rng.standard_normal((PINS, 8))
+        )
+        self.user_ids = np.sort(rng.choice(10**6, USERS, replace=False)) - 500_000
+        of_action = np.concatenate([np.arange(USERS), rng.integers(USERS, size=600), np.full(300, 3)])
+        rows = rng.integers(PINS, size=len(of_action))
+        ages = rng.uniform(0, 90, len(of_action))
+        self.population = UserEmbeddings(
+            self.user_ids[of_action], rows, ages, np.arange(PINS), self.vectors, 0.7, (0, 1)
+        )
+        self.corpus_pins = np.sort(rng.choice(PINS, 200, replace=False))
+        corpus = self.vectors[self.corpus_pins]
+        in_corpus = np.isin(rows, self.corpus_pins)
+        seen = Pairs.of(of_action[in_corpus], np.searchsorted(self.corpus_pins, rows[in_corpus]))
+        owners = np.sort(np.concatenate([np.arange(USERS), rng.integers(USERS, size=60)]))
+        targets = rng.integers(PINS, size=len(owners))
+        places = np.searchsorted(self.corpus_pins, targets).clip(max=199)
+        corpus_rows = np.where(self.corpus_pins[places] == targets, places, -1)
+        vectors = self.vectors[targets].copy()
+        vectors[::9] = 0
+        corpus_rows[::9] = -1
+        self.task = RetrievalTask(USERS, corpus, seen, Targets(owners, corpus_rows, vectors), BUDGET, 0.8)
+
+    def search(self, queries, k):
+        return np.argsort(-(queries @ self.task.corpus.T), axis=1, kind="stable")[:, :k]
+
+    def judged(self, candidates):
+        """Per user relevant, recalled and size, of a dictionary of sets."""
+        found = []
+        for user in range(USERS):
+            own = sorted(candidates[user])
+            relevant = recalled = 0
+            for owner, row, vector in zip(*vars(self.task.targets).values(), strict=True):
+                if owner == user:
+                    relevant += bool(own) and max(float(self.task.corpus[c] @ vector) for c in own) >= 0.8
+                    recalled += row in own
+            found.append((relevant, recalled, len(own)))
+        return found
+
+    def seen_by(self, user):
+        return set(self.task.seen.rows[self.task.seen.users == user].tolist())
+
+
+@pytest.fixture(scope="module")
+def case():
+    return Case()
+
+
+@pytest.fixture(scope="module")
+def judged(case):
+    return judge_variants(
+        case.population, case.user_ids, VARIANTS, KEYS, case.task, case.search, lambda done, total: None
+    )
+
+
+def sets_of(case, variant, keys):
+    """The candidate sets of a variant, by the function that makes the recommendations."""
+    chosen = case.population.select(variant, keys)
+    frame = pl.DataFrame(
+        {"user_id": chosen.user_ids, "importance": chosen.importances, "medoid_pin_id": np.arange(len(chosen.user_ids))}
+    )
+    frame = frame.filter(pl.int_range(pl.len()).over("user_id") < BUDGET)
+    drawn = shares(frame, BUDGET, variant.shares == "importance").drop("importance")
+    cosines = chosen.vectors[drawn["medoid_pin_id"].to_numpy()] @ case.task.corpus.T
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    neighbours = pl.DataFrame(
+        {
+            "medoid_pin_id": drawn["medoid_pin_id"],
+            "pin_ids": pl.Series(order.tolist(), dtype=pl.List(pl.Int64)),
+            "cosines": pl.Series(np.take_along_axis(cosines, order, axis=1).tolist(), dtype=pl.List(pl.Float32)),
+        }
+    ).with_columns(whole=pl.lit(True))
+    seen = pl.DataFrame({"user_id": case.user_ids[case.task.seen.users], "pin_id": case.task.seen.rows})
+    found, wanting = candidate_sets(drawn, neighbours, seen, variant.refill)
+    assert wanting.is_empty()
+    sets = defaultdict(set)
+    for user, pin in found.select("user_id", "pin_id").rows():
+        sets[int(np.searchsorted(case.user_ids, user))].add(pin)
+    return sets
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_judged_by_the_set_that_would_be_recommended(case, judged, name):
+    sets, counts = judged
+    own = [number for number, (model, _) in enumerate(sets) if model == name]
+    assert len(own) == (3 if VARIANTS[name].selection == "sampled" else 1)
+    for number in own:
+        candidates = sets_of(case, VARIANTS[name], KEYS[sets[number][1]])
+        found = zip(counts.relevant[number], counts.recalled[number], counts.set_size[number], strict=True)
+        assert [tuple(map(int, row)) for row in found] == case.judged(candidates)
+
+
+def test_refilled_sets_are_as_large_as_the_budget_whatever_the_model(case, judged):
+    sets, counts = judged
+    for number, (model, _) in enumerate(sets):
+        if VARIANTS[model].refill:
+            e = VARIANTS[model].embeddings
+            full = BUDGET if VARIANTS[model].shares == "importance" or e == 1 else None
+            assert counts.set_size[number].max() <= BUDGET
+            # Equal shares are rounded down: 24 // 3 = 8 and 24 // 20 = 1.
+            assert full is None or (counts.set_size[number] == BUDGET).all()
+    assert counts.set_size[[model for model, _ in sets].index("pinnersage_not_refilled")].min() < BUDGET
+
+
+def test_users_who_have_seen_more_than_others_are_judged_as_well(case, judged, monkeypatch):
+    """Their lists are searched deeper than those that users share; none or all of them, the counts are the same."""
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(retrieval_task, "_SHALLOW_USERS", share)
+        again = judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, case.search, lambda *_: None)
+        assert again[0] == judged[0]
+        for name in vars(judged[1]):
+            np.testing.assert_array_equal(getattr(again[1], name), getattr(judged[1], name))
+
+
+def test_batches_make_no_difference(case, judged, monkeypatch):
+    monkeypatch.setattr(retrieval_task, "_LISTS_AT_ONCE", 7)
+    _, again = judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, case.search, lambda *_: None)
+    np.testing.assert_array_equal(again.recalled, judged[1].recalled)
+    np.testing.assert_array_equal(again.relevant, judged[1].relevant)
+
+
+def test_a_corpus_smaller_than_the_budget_is_recommended_whole():
+    case = Case(1)
+    task = RetrievalTask(USERS, case.task.corpus, case.task.seen, case.task.targets, 1000, 0.8)
+    sets, counts = judge_variants(
+        case.population, case.user_ids, {"it": Variant()}, KEYS, task, case.search, lambda *_: None
+    )
+    for user in range(USERS):
+        assert (counts.set_size[:, user] == 200 - len(case.seen_by(user))).all()
+
+
+def test_nobody_is_judged_where_nobody_acted():
+    nobody = np.empty(0, np.int64)
+    vectors = unit(np.eye(3))
+    population = UserEmbeddings(nobody, nobody, np.empty(0), np.arange(3), vectors, 1.0, (0,))
+    task = RetrievalTask(0, vectors, Pairs(nobody, nobody), Targets(nobody, nobody, vectors[:0]), 2, 0.8)
+    _, counts = judge_variants(
+        population, nobody, VARIANTS, KEYS, task, lambda q, k: np.empty((len(q), k)), lambda *_: 0
+    )
+    assert counts.recalled.shape[1] == 0
+
+
+@pytest.mark.parametrize("refill", [False, True])
+def test_candidates_worked_out_by_hand(refill):
+    lists, scratch = np.array([[1, 2, 3, 4, 5, 6], [2, 1, 7, 8, 9, 3]]), np.zeros(10, int)
+    assert set(candidate_rows(lists, np.array([2, 2]), False, scratch).tolist()) == {1, 2}
+    # Refilled: 1 and 2 at depth 0 and 1/2, then at depth 1 the 3 and the 7.
+    assert set(candidate_rows(lists, np.array([2, 2]), True, scratch).tolist()) == {1, 2, 3, 7}
+    # One brings 3 at depths 0, 1/3, 2/3, the other 1 at depth 0: the next is the first one's fourth, at depth 1,
+    # before the other's second, which is there already.
+    assert set(candidate_rows(lists, np.array([3, 1]), refill, scratch).tolist()) == {1, 2, 3} | (
+        {4} if refill else set()
+    )
+
+
+# --- Sets that know nothing of the user
+
+
+def test_given_sets_are_judged_by_the_definitions(case):
+    rng = np.random.default_rng(2)
+    given = [Pairs.of(rng.integers(USERS, size=200), rng.integers(200, size=200)) for _ in range(3)]
+    counts = judge_sets(case.task, given)
+    for number, pairs in enumerate(given):
+        candidates = defaultdict(set)
+        for user, row in zip(pairs.users.tolist(), pairs.rows.tolist(), strict=True):
+            candidates[user].add(row)
+        found = zip(counts.relevant[number], counts.recalled[number], counts.set_size[number], strict=True)
+        assert [tuple(map(int, row)) for row in found] == case.judged(candidates)
+
+
+def test_random_sets_are_unseen_and_belong_to_the_user_and_the_seed(case):
+    keys = [(5, int(user)) for user in case.user_ids]
+    found = random_sets(case.task, keys)
+    for user in range(USERS):
+        own = found.rows[found.users == user]
+        assert len(own) == BUDGET
+        assert not set(own.tolist()) & case.seen_by(user)
+    again, other = random_sets(case.task, keys), random_sets(case.task, [(6, *key[1:]) for key in keys])
+    np.testing.assert_array_equal(again.rows, found.rows)
+    assert not np.array_equal(other.rows, found.rows)
+    # Each pin is as likely as the next.
+    many = np.concatenate([random_sets(case.task, [(seed, *key[1:]) for key in keys]).rows for seed in range(40)])
+    assert np.bincount(many, minlength=200).min() > 40
+
+
+def test_popular_sets_are_the_unseen_that_were_acted_on_most(case):
+    actions = np.random.default_rng(0).integers(5, size=200)
+    found = popular_sets(case.task, actions, np.random.default_rng(1).random(200))
+    for user in range(USERS):
+        own, seen = found.rows[found.users == user], case.seen_by(user)
+        others = set(range(200)) - set(own.tolist()) - seen
+        assert len(own) == BUDGET
+        assert not set(own.tolist()) & seen
+        assert actions[own].min() >= max(actions[list(others)])
+
+
+def test_equally_popular_pins_take_turns(case):
+    drawn = [popular_sets(case.task, np.zeros(200), np.random.default_rng(seed).random(200)).rows for seed in range(60)]
+    assert np.bincount(np.concatenate(drawn), minlength=200).min() > 60
