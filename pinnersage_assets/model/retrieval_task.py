@@ -293,7 +293,7 @@ class _Lists:
             frame = pl.DataFrame({"user_id": chosen.user_ids, "importance": chosen.importances}).with_row_index("row")
             # More embeddings than there is budget cannot bring a pin each.
             within = frame.filter(pl.int_range(pl.len()).over("user_id") < budget)
-            with_shares = shares(within, budget, variant.shares == "importance")
+            with_shares = shares(within, budget, variant.shares == "importance", variant.refill)
             kept = with_shares["row"].to_numpy()
             family = 0 if variant.representation == "medoid" else families[_family(variant)]
             users = np.searchsorted(user_ids, chosen.user_ids[kept])
@@ -336,7 +336,8 @@ class _Lists:
             pin_rows = self.pin_rows[lists]
             is_mean = pin_rows == -1
             if task.budget + seen[user - first] > of_pins.depth:
-                queries = np.where(is_mean[:, None], self.means[self.mean_rows[lists]], self.pins[pin_rows])
+                queries = self.pins[pin_rows]
+                queries[is_mean] = means[done : done + np.count_nonzero(is_mean)]
                 found.append(search(queries, task.budget + int(seen[user - first])))
             else:
                 near = np.empty((len(pin_rows), found_means.shape[1]), dtype=np.int64)
