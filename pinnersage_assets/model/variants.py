@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from pinnersage_assets.model.k_means import k_means
 from pinnersage_assets.model.medoids import importance, sample_by_importance
 from pinnersage_assets.model.pinnersage import cluster_users, draw_medoids, find_medoids
 from pinnersage_assets.model.population import offsets_of, rows_of
@@ -21,7 +21,6 @@ from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.single_embeddings import decay_averages
 
 K_MEANS_CLUSTERS = 5  # the k of Table 4
-_K_MEANS_STARTS = 3
 
 _CHOICES = {
     "clustering": ("ward", "k_means", "complete_linkage", "pins", "all"),
@@ -235,21 +234,13 @@ def _cluster(
         for start, end in pairwise(offsets_of(user_ids)):
             points = vectors[pin_rows[start:end]]
             if clustering == "k_means":
-                found = _k_means(points, counts[start:end], keyed_uniform("k-means", *keys, user_ids[start]))
+                uniform = keyed_uniform("k-means", *keys, user_ids[start])
+                found = k_means(points, counts[start:end], K_MEANS_CLUSTERS, float(uniform))
             else:
                 found = _complete_linkage(points, alpha)
             _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
             labels[start:end] = first.argsort().argsort()[inverse]
     return labels
-
-
-def _k_means(points: NDArray[np.float32], counts: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray:
-    distinct, which = np.unique(points, axis=0, return_inverse=True)
-    if len(distinct) <= K_MEANS_CLUSTERS:
-        return which
-    # Without tolerance it ends where no pin is nearer to another cluster's mean.
-    model = KMeans(K_MEANS_CLUSTERS, n_init=_K_MEANS_STARTS, tol=0.0, random_state=int(uniform * 2**32))
-    return model.fit(points.astype(np.float64), sample_weight=counts).labels_
 
 
 def _complete_linkage(points: NDArray[np.float32], alpha: float) -> NDArray:
