@@ -1,0 +1,88 @@
+"""How diverse recommendations are (paper, section 5.3.3, Figure 7), within a user's set and over all users.
+
+Sets are given as `Pairs` of users 0 to U - 1 and rows. A user's own action pins are such a set as well: what Figure 7
+compares recommendations with.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinnersage_assets.model.retrieval_metrics import Pairs
+
+
+def diversity(sets: Pairs, vectors: NDArray[np.float32], users: int) -> NDArray[np.float64]:
+    """The average cosine distance of the pairs of each user's set: the paper's definition (section 5.3.3).
+
+    Of k unit vectors the cosines of all pairs add up to (|Σ v|² - k) / 2, so a set takes O(k d) instead of O(k² d).
+    Here Σ |v|² stands for k, which float32 vectors of unit length miss by their rounding.
+
+    Args:
+        sets: the pins of each user.
+        vectors: (m, d) unit vectors that rows point at.
+        users: U.
+
+    Returns:
+        (U,) between 0 and 2; nan for a set of fewer than two pins, which has no pairs.
+    """
+    found = np.full(users, np.nan)
+    for user, (start, end) in enumerate(pairwise(np.searchsorted(sets.users, np.arange(users + 1)))):
+        if (size := end - start) > 1:
+            points = vectors[sets.rows[start:end]].astype(np.float64)
+            total = points.sum(axis=0)
+            cosine = (total @ total - np.einsum("kd,kd->", points, points)) / (size * (size - 1))
+            # Copies of one pin are at distance 0, which rounding misses on either side.
+            found[user] = np.clip(1 - cosine, 0, 2)
+    return found
+
+
+def coverage(sets: Pairs, corpus_size: int) -> float:
+    """The share of the corpus that is in some user's set; nan for an empty corpus."""
+    return len(np.unique(sets.rows)) / corpus_size if corpus_size else np.nan
+
+
+def overlap_with_popular(sets: Pairs, popular: NDArray[np.int64], users: int) -> NDArray[np.float64]:
+    """The share of each user's set that is among the n most popular pins, n being the size of the set.
+
+    The most popular are the same for all, whatever a user has seen: what a user could not be recommended counts too.
+
+    Args:
+        sets: the candidate sets.
+        popular: (m,) all corpus rows, the most popular first, as of `popular_rows`.
+        users: U.
+
+    Returns:
+        (U,) between 0 and 1; nan for an empty set.
+    """
+    rank = np.empty(len(popular), np.int64)
+    rank[popular] = np.arange(len(popular))
+    sizes = np.bincount(sets.users, minlength=users)
+    is_popular = rank[sets.rows] < sizes[sets.users]
+    shared = np.bincount(sets.users[is_popular], minlength=users)
+    return np.divide(shared, sizes, out=np.full(users, np.nan), where=sizes > 0)
+
+
+def interest_entropy(owners: NDArray[np.int64], interests: NDArray[np.int64], users: int) -> NDArray[np.float64]:
+    """Over how many interests each user's set is spread: the Shannon entropy of their shares of it, in bits.
+
+    0 where all pins are of one interest, log2(n) where n have equal shares; in between, 2 to its power is the number of
+    interests that would be as diverse with equal shares. An interest is what the caller says it is: the category of a
+    pin (``categories[sets.rows]``), or the medoid that brought it.
+
+    Args:
+        owners: (pins,) the user of each recommended pin, in any order.
+        interests: (pins,) the interest of each as any integer >= 0, or -1 for pins of unknown interest, which are left
+            out.
+        users: U.
+
+    Returns:
+        (U,) >= 0; nan for a user without a pin of known interest.
+    """
+    known = interests >= 0
+    shares_of, counts = np.unique(np.stack([owners[known], interests[known]], axis=1), axis=0, return_counts=True)
+    sizes = np.bincount(owners[known], minlength=users)
+    shares = counts / sizes[shares_of[:, 0]]
+    # Of a single share, which is 1, the entropy would be -0.
+    entropy = np.bincount(shares_of[:, 0], weights=shares * np.log2(1 / shares), minlength=users)
+    return np.where(sizes > 0, entropy, np.nan)
