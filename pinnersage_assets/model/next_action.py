@@ -136,7 +136,8 @@ def _decay_averages(
     known: NDArray[np.float64], times: NDArray[np.float64], ends: NDArray[np.int64], decay_per_day: float
 ) -> NDArray[np.float64]:
     """For each end the sum that `decay_averages` is made of, over known[:end]; one product of matrices for a user."""
-    # Relative to the youngest action of a past, so that old ones do not underflow all together.
+    # Relative to the youngest action of a past, so that old ones do not underflow all together. Later actions than
+    # those of a past have negative ages, which must not overflow before they are left out.
     ages = times[ends - 1, None] - times
     weights = np.exp(-decay_per_day * np.maximum(ages, 0)) * (np.arange(len(times)) < ends[:, None])
     return weights @ known

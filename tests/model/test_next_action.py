@@ -205,12 +205,11 @@ def test_pins_that_cancel_out_are_near_nothing():
     assert found.cosines["oracle"].tolist() == [1]
 
 
-def test_old_actions_do_not_underflow():
+def test_old_actions_do_not_underflow_and_later_ones_do_not_overflow():
     vectors = np.eye(2, dtype=np.float32)
-    found = predict_next_actions(
-        np.zeros(3, int), np.array([0, 1, 1e6]), np.array([0, 1, 1]), np.array([0, 0, 1], bool), vectors, 1.0, KEYS
-    )
-    assert found.cosines["decay_average"][0] == pytest.approx(1 / math.hypot(1, math.exp(-1)))
+    times, rows = np.array([0, 1, 1e5, 1e6]), np.array([0, 1, 1, 1])
+    found = predict_next_actions(np.zeros(4, int), times, rows, times > 1, vectors, 1.0, KEYS)
+    assert found.cosines["decay_average"] == pytest.approx([1 / math.hypot(1, math.exp(-1)), 1])
 
 
 def test_nobody_and_no_targets():
