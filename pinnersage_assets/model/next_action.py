@@ -89,7 +89,7 @@ def predict_next_actions(
     """
     _check_input(user_ids, times, pin_rows, is_target, vectors)
     # Of a moment the smallest row comes last, so that the last pin is the one before the moment of the target.
-    order = np.lexsort((-pin_rows, times, user_ids))
+    order = np.lexsort((-pin_rows.astype(np.int64), times, user_ids))
     users, moments, rows = user_ids[order], times[order], pin_rows[order]
     new_user = np.append(True, users[1:] != users[:-1])[: len(order)]
     new_moment = new_user | np.append(True, moments[1:] != moments[:-1])[: len(order)]

@@ -212,6 +212,12 @@ def test_old_actions_do_not_underflow_and_later_ones_do_not_overflow():
     assert found.cosines["decay_average"] == pytest.approx([1 / math.hypot(1, math.exp(-1)), 1])
 
 
+def test_rows_may_be_unsigned():
+    times, rows = np.array([0, 0, 1.0]), np.array([0, 1, 0], dtype=np.uint32)
+    found = predict_next_actions(np.zeros(3, int), times, rows, times == 1, np.eye(2, dtype=np.float32), 0.1, KEYS)
+    assert found.cosines["last_pin"].tolist() == [1]
+
+
 def test_nobody_and_no_targets():
     nothing = np.empty(0, np.int64)
     vectors = np.eye(3, dtype=np.float32)
