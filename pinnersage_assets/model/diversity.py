@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pinnersage_assets.model.retrieval_metrics import Pairs
+from pinnersage_assets.model.user_sets import Pairs
 
 
 def diversity(sets: Pairs, vectors: NDArray[np.float32], users: int) -> NDArray[np.float64]:

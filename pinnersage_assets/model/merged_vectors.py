@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.model.population import offsets_of, ranges
-from pinnersage_assets.model.retrieval_metrics import Pairs, nearest_unseen
+from pinnersage_assets.model.user_sets import Pairs, nearest_unseen
 
 _USERS_AT_ONCE = 128
 

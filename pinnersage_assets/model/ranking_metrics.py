@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from pinnersage_assets.model.medoids import sample_by_importance
 from pinnersage_assets.model.population import offsets_of
 from pinnersage_assets.model.randomness import keyed_uniform
-from pinnersage_assets.model.retrieval_metrics import Pairs
+from pinnersage_assets.model.user_sets import Pairs
 
 # Scores that differ by no more than this are ties; without it rounding (some 1e-7 of a float32 cosine, different from
 # one matrix product to the next) would order pins of the same vector.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.model.candidates import shares
 from pinnersage_assets.model.population import batches, ranges
+from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import Embeddings, UserEmbeddings, Variant
 
 # Lists of neighbours that are held at once; each is as long as the budget and the pins seen.
@@ -25,20 +26,6 @@ _SHALLOW_USERS = 0.95
 
 Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 """(queries, k) -> (q, min(k, m)) nearest corpus rows, nearest first."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Corpus rows of users: ``users`` ascending (int64), ``rows`` (int64) ascending within a user, each pair once."""
-
-    users: NDArray[np.int64]
-    rows: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, users: NDArray[np.int64], rows: NDArray[np.int64]) -> "Pairs":
-        """Sort pairs and drop repetitions."""
-        unique = np.unique(np.stack([users, rows], axis=1).astype(np.int64), axis=0)
-        return cls(unique[:, 0], unique[:, 1])
 
 
 @dataclass(frozen=True)

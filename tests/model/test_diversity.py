@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pinnersage_assets.model.diversity import coverage, diversity, interest_entropy, overlap_with_popular
-from pinnersage_assets.model.retrieval_metrics import Pairs
+from pinnersage_assets.model.user_sets import Pairs
 
 USERS, PINS = 12, 40
 NOBODY = Pairs.of(np.empty(0, np.int64), np.empty(0, np.int64))

@@ -13,7 +13,7 @@ from pinnersage_assets.model.merged_vectors import (
     merged_against_medoids,
     past_against_latest,
 )
-from pinnersage_assets.model.retrieval_metrics import Pairs
+from pinnersage_assets.model.user_sets import Pairs
 
 
 def unit(vectors):

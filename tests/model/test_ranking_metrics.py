@@ -8,7 +8,7 @@ import pytest
 from pinnersage_assets.model import ranking_metrics as module
 from pinnersage_assets.model.medoids import sample_by_importance
 from pinnersage_assets.model.ranking_metrics import Candidates, best_cosines, draw_negatives, rank_metrics
-from pinnersage_assets.model.retrieval_metrics import Pairs
+from pinnersage_assets.model.user_sets import Pairs
 
 NONE = Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
 

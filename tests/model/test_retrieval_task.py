@@ -9,7 +9,6 @@ import pytest
 from pinnersage_assets.model import retrieval_task
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.retrieval_task import (
-    Pairs,
     RetrievalTask,
     Targets,
     candidate_rows,
@@ -18,6 +17,7 @@ from pinnersage_assets.model.retrieval_task import (
     popular_sets,
     random_sets,
 )
+from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import VARIANTS, UserEmbeddings, Variant
 
 USERS, PINS, BUDGET = 25, 300, 24

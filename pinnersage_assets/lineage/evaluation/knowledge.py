@@ -20,7 +20,8 @@ from pinnersage_assets.lineage.queries import (
 )
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
-from pinnersage_assets.model.retrieval_task import Pairs, RetrievalTask, Targets
+from pinnersage_assets.model.retrieval_task import RetrievalTask, Targets
+from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import UserEmbeddings
 from pinnersage_assets.partitions import HISTORY, SAME_DAY, YESTERDAY, YESTERDAYS_WINDOW, reads
 from pinnersage_assets.settings import Settings

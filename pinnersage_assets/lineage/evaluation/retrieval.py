@@ -9,13 +9,13 @@ import polars as pl
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import (
-    Pairs,
     SetCounts,
     judge_sets,
     judge_variants,
     popular_sets,
     random_sets,
 )
+from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import VARIANTS
 from pinnersage_assets.partitions import DAILY, SAME_DAY, YESTERDAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
