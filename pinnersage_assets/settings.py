@@ -170,6 +170,10 @@ class EvaluationSettings(Section):
     keep_seen: bool = Field(
         False, description="Whether pins seen inside the window stay in candidate sets, and actions on them count."
     )
+    negatives_per_action: int = Field(
+        20, ge=1, description="Impressions, or random pins, among which each action is ranked."
+    )
+    trailing_days: int = Field(30, ge=1, description="Days, up to the partition's, over which intervals are computed.")
     index_cost_pins: int = Field(
         10_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."
     )

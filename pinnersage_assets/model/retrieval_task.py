@@ -79,6 +79,7 @@ def judge_variants(
     task: RetrievalTask,
     search: Search,
     on_progress: Callable[[int, int], object],
+    keep: Callable[[str, int, int, NDArray[np.int64]], object] | None = None,
 ) -> tuple[list[tuple[str, int]], SetCounts]:
     """Judge the candidate sets of variants.
 
@@ -90,6 +91,7 @@ def judge_variants(
         task: what is asked.
         search: of the corpus.
         on_progress: called with the users done and the users in all.
+        keep: called with a variant's name, the seed, the user's number and the corpus rows of each set.
 
     Returns:
         The sets as (name of the variant, seed), and their counts in that order.
@@ -118,6 +120,8 @@ def judge_variants(
                     judged.scratch,
                 )
                 judged.count(user, rows, counts, number)
+                if keep:
+                    keep(*sets[number], user, rows)
         on_progress(last, task.users)
     return sets, counts
 

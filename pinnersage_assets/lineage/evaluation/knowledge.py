@@ -22,7 +22,7 @@ from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import RetrievalTask, Targets
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import UserEmbeddings
+from pinnersage_assets.model.variants import UserEmbeddings, Variant
 from pinnersage_assets.partitions import HISTORY, SAME_DAY, YESTERDAY, YESTERDAYS_WINDOW, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -86,6 +86,8 @@ class Knowledge:
     population: UserEmbeddings
     task: RetrievalTask
     corpus_ids: NDArray[np.int64]
+    target_pins: pl.DataFrame
+    """A row a target, in their order: vector_pin_id, null without a vector."""
     popularity: NDArray[np.int64]
     """(m,) actions of all users inside the window on each corpus pin."""
     counts: dict[str, int]
@@ -133,7 +135,13 @@ def gather_knowledge(warehouse: Warehouse, settings: Settings, today: datetime.d
         settings.evaluation.relevance_cosine,
     )
     popularity = np.bincount(rows_of(corpus_ids, in_corpus), minlength=len(corpus))
-    return Knowledge(users, population, task, corpus_ids, popularity, counts)
+    return Knowledge(users, population, task, corpus_ids, _of_users(targets, users), popularity, counts)
+
+
+def seeds_of(variant: Variant, settings: Settings) -> range:
+    """The seeds of a variant: of one that does not sample only the first, which is that of the recommendations."""
+    seeds = settings.evaluation.seeds if variant.selection == "sampled" else 1
+    return range(settings.seed, settings.seed + seeds)
 
 
 def budget(settings: Settings, corpus_size: int) -> int:

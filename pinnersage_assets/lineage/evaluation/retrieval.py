@@ -6,7 +6,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge
+from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import (
     SetCounts,
@@ -16,7 +16,7 @@ from pinnersage_assets.model.retrieval_task import (
     random_sets,
 )
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import VARIANTS
+from pinnersage_assets.model.variants import VARIANTS, Variant
 from pinnersage_assets.partitions import DAILY, SAME_DAY, YESTERDAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
@@ -42,7 +42,7 @@ def retrieval_users(
     rows = pl.DataFrame(schema=["user_id", "model", "seed", "targets", "relevant", "recalled", "set_size"])
     if len(known.users):
         day = today - datetime.timedelta(days=1)
-        keys = {seed: (seed, day.toordinal()) for seed in seeds(settings)}
+        keys = {seed: (seed, day.toordinal()) for seed in seeds_of(Variant(), settings)}
         variants, counts = judge_variants(
             known.population, known.users, VARIANTS, keys, known.task, known.search, log_progress(context.log, "users")
         )
@@ -56,11 +56,6 @@ def retrieval_users(
             ]
         )
     return dg.MaterializeResult(value=rows, metadata={**known.counts, "budget": known.task.budget})
-
-
-def seeds(settings: Settings) -> range:
-    """The seeds of models that sample; the first is that of the recommendations."""
-    return range(settings.seed, settings.seed + settings.evaluation.seeds)
 
 
 def _controls(known: Knowledge, keys: dict[int, tuple[int, ...]]) -> dict[tuple[str, int], Pairs]:

@@ -1,0 +1,74 @@
+"""``evaluation.diversity``: relevance and diversity by the number of embeddings (paper, section 5.3.3, Figure 7)."""
+
+import datetime
+from collections import defaultdict
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
+from pinnersage_assets.model.diversity import diversity as diversity_of
+from pinnersage_assets.model.retrieval_task import judge_variants
+from pinnersage_assets.model.user_sets import Pairs
+from pinnersage_assets.model.variants import Variant
+from pinnersage_assets.partitions import DAILY, partition_day
+from pinnersage_assets.progress import log_progress
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+_MOST_EMBEDDINGS = 10
+
+
+@dg.asset(
+    key=["evaluation", "diversity"],
+    partitions_def=DAILY,
+    deps=READS,
+    kinds={"numpy"},
+    code_version="1",
+)
+def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+    """Candidate sets of 1 to 10 medoids, refilled to one size, and how diverse the actions were that followed."""
+    today = partition_day(context)
+    day = today - datetime.timedelta(days=1)
+    known = gather_knowledge(warehouse, settings, today)
+    columns = ["embeddings", "relevance", "recall", "diversity", "action_diversity", "users"]
+    if not len(known.users):
+        return pl.DataFrame(schema=columns)
+    variants = {str(e): Variant(embeddings=e) for e in range(1, _MOST_EMBEDDINGS + 1)}
+    rows_of_sets = defaultdict(list)
+    sets, counts = judge_variants(
+        known.population,
+        known.users,
+        variants,
+        {settings.seed: (settings.seed, day.toordinal())},
+        known.task,
+        known.search,
+        log_progress(context.log, "users"),
+        keep=lambda name, seed, user, rows: rows_of_sets[name].append(rows),
+    )
+    targets = known.task.targets
+    has_vector = np.flatnonzero(targets.vectors.any(axis=1))
+    actions = diversity_of(Pairs(targets.users[has_vector], has_vector), targets.vectors, len(known.users))
+    wanted = np.bincount(targets.users, minlength=len(known.users))
+    found = []
+    for number, (name, _) in enumerate(sets):
+        owners = np.repeat(np.arange(len(known.users)), [len(rows) for rows in rows_of_sets[name]])
+        pairs = Pairs.of(owners, np.concatenate(rows_of_sets[name]))
+        found.append(
+            {
+                "embeddings": int(name),
+                "relevance": float((counts.relevant[number] / wanted).mean()),
+                "recall": float((counts.recalled[number] / wanted).mean()),
+                "diversity": _mean(diversity_of(pairs, known.task.corpus, len(known.users))),
+                "action_diversity": _mean(actions),
+                "users": len(known.users),
+            }
+        )
+    return pl.DataFrame(found, schema_overrides={"diversity": pl.Float64, "action_diversity": pl.Float64})
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Of those that are defined: a set of one pin has no diversity."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None

@@ -1,0 +1,67 @@
+"""``evaluation.next_action``: each action predicted from those before it (paper, section 3, Table 1)."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
+from pinnersage_assets.model.next_action import predict_next_actions, predicted_of_users
+from pinnersage_assets.model.population import rows_of
+from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.partitions import DAILY, HISTORY, WINDOW, partition_day, reads
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+# The window's actions, today's included, on pins with a vector.
+_ACTIONS = f"""
+    SELECT user_id, pin_id, epoch(ts) / 86400 AS days, ts >= $day::TIMESTAMP AS is_target
+    FROM ({INTEREST_ACTIONS}) WHERE pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
+    ORDER BY user_id, ts, pin_id
+"""
+
+
+@dg.asset(
+    key=["evaluation", "next_action"],
+    partitions_def=DAILY,
+    deps=[*reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
+    kinds={"numpy"},
+    code_version="1",
+)
+def next_action(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """How often one vector, made of what a user did before, is near what the user does next."""
+    day = partition_day(context)
+    actions = warehouse.read(_ACTIONS, window(day, settings))
+    active = actions.filter("is_target")["user_id"].unique().sort().to_numpy()
+    chance = keyed_uniform("evaluated users", settings.seed, day.toordinal(), active)
+    judged = np.sort(active[np.argsort(chance)[: settings.evaluation.users]])
+    own = actions.filter(pl.col("user_id").is_in(judged.tolist()))
+    ids, vectors = pin_vectors(
+        warehouse, "SELECT unnest($pins)", {"day": day, "pins": own["pin_id"].unique().to_list()}
+    )
+    found = predict_next_actions(
+        own["user_id"].to_numpy(),
+        own["days"].to_numpy(),
+        rows_of(ids, own["pin_id"].to_numpy()),
+        own["is_target"].to_numpy(),
+        vectors,
+        settings.clustering.decay_per_day,
+        (settings.seed, day.toordinal()),
+    )
+    counts = predicted_of_users(found, settings.evaluation.relevance_cosine)
+    rows = [
+        {
+            "model": model,
+            "accuracy": predicted.sum() / counts.targets.sum(),
+            "accuracy_over_users": (predicted / counts.targets).mean(),
+            "actions": int(counts.targets.sum()),
+            "users": len(counts.users),
+        }
+        for model, predicted in counts.predicted.items()
+    ]
+    columns = ["model", "accuracy", "accuracy_over_users", "actions", "users"]
+    return dg.MaterializeResult(
+        value=pl.DataFrame(rows if len(counts.users) else [], schema=columns if not len(counts.users) else None),
+        metadata={"first actions of users, with nothing before them": int(found.without_past)},
+    )

@@ -1,0 +1,145 @@
+"""``evaluation.ranking*``: the candidate ranking task (paper, section 5.3.2, Table 5)."""
+
+import datetime
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
+from pinnersage_assets.lineage.queries import pin_vectors
+from pinnersage_assets.model.population import rows_of
+from pinnersage_assets.model.ranking_metrics import Candidates, best_cosines, draw_negatives, rank_metrics
+from pinnersage_assets.model.user_sets import Pairs
+from pinnersage_assets.model.variants import VARIANTS
+from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+# What the judged users were shown after the day that models know, of known pins, and did not act on.
+_IMPRESSIONS = """
+    SELECT DISTINCT i.user_id, i.pin_id FROM staging.impressions AS i
+    WHERE i.dt > $day AND i.dt <= $today AND list_contains($users, i.user_id)
+        AND i.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $today)
+        AND NOT EXISTS (
+            FROM staging.actions AS a
+            WHERE a.dt > $day AND a.dt <= $today AND a.user_id = i.user_id AND a.pin_id = i.pin_id
+        )
+"""
+
+_NOBODY = Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@dg.asset(
+    key=["evaluation", "ranking_users"],
+    partitions_def=DAILY,
+    deps=[*READS, *reads(SAME_DAY, "staging.impressions")],
+    kinds={"numpy"},
+    code_version="1",
+)
+def ranking_users(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """How high each model ranks what users did next, among what they were shown and among pins drawn at random."""
+    today = partition_day(context)
+    day = today - datetime.timedelta(days=1)
+    known = gather_knowledge(warehouse, settings, today)
+    frames, metadata = [], dict(known.counts)
+    if len(known.users):
+        ids, vectors, wanted, shown = _pins_to_rank(warehouse, known, day, today)
+        in_corpus = np.isin(ids, known.corpus_ids)
+        popularity = np.zeros(len(ids))
+        popularity[in_corpus] = known.popularity
+        seen = Pairs.of(known.task.seen.users, np.flatnonzero(in_corpus)[known.task.seen.rows])
+        kinds = {
+            "impressions": (shown, in_corpus.astype(float)),
+            "random": (_NOBODY, in_corpus.astype(float)),
+            "popular": (_NOBODY, popularity),
+        }
+        for kind, (impressions, pool) in kinds.items():
+            negatives = draw_negatives(
+                known.task.targets.users,
+                wanted,
+                impressions,
+                seen,
+                pool,
+                settings.evaluation.negatives_per_action,
+                known.users,
+                ids,
+                (settings.seed, day.toordinal()),
+            )
+            candidates = Candidates.of(known.task.targets.users, wanted, negatives.pairs)
+            frames += _ranked(known, settings, candidates, vectors, day, kind)
+            if kind == "impressions":
+                drawn = max(1, len(negatives.pairs.rows))
+                metadata["share of impressions padded at random"] = float(negatives.from_pool.sum() / drawn)
+            context.log.info(f"ranked against {kind}")
+    columns = ["user_id", "model", "seed", "negatives", "actions", "r_precision", "reciprocal_rank"]
+    return dg.MaterializeResult(value=pl.concat(frames) if frames else pl.DataFrame(schema=columns), metadata=metadata)
+
+
+def _pins_to_rank(
+    warehouse: Warehouse, known: Knowledge, day: datetime.date, today: datetime.date
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], Pairs]:
+    """Ids and vectors of all pins that may be ranked, the row of each target (-1 without a vector), and what was shown."""
+    shown = warehouse.read(_IMPRESSIONS, {"day": day, "today": today, "users": known.users.tolist()})
+    targets = known.target_pins["vector_pin_id"]
+    extra = pl.concat([shown["pin_id"], targets.drop_nulls()]).unique()
+    extra = extra.filter(~extra.is_in(known.corpus_ids.tolist()))
+    extra_ids, extra_vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": extra.to_list()})
+    order = np.argsort(np.concatenate([known.corpus_ids, extra_ids]))
+    ids = np.concatenate([known.corpus_ids, extra_ids])[order]
+    vectors = np.concatenate([known.task.corpus, extra_vectors])[order]
+    wanted = np.full(len(targets), -1)
+    has_vector = targets.is_not_null().to_numpy()
+    wanted[has_vector] = rows_of(ids, targets.drop_nulls().to_numpy())
+    users = np.searchsorted(known.users, shown["user_id"].to_numpy())
+    return ids, vectors, wanted, Pairs.of(users, rows_of(ids, shown["pin_id"].to_numpy()))
+
+
+def _ranked(
+    known: Knowledge,
+    settings: Settings,
+    candidates: Candidates,
+    vectors: NDArray[np.float32],
+    day: datetime.date,
+    negatives: str,
+) -> list[pl.DataFrame]:
+    """A row a model, seed and user."""
+    frames = []
+    for model, variant in VARIANTS.items():
+        for seed in seeds_of(variant, settings):
+            chosen = known.population.select(variant, (seed, day.toordinal()))
+            owners = np.searchsorted(known.users, chosen.user_ids)
+            found = rank_metrics(
+                candidates, best_cosines(candidates, vectors, owners, chosen.vectors), len(known.users)
+            )
+            frames.append(
+                pl.DataFrame({"user_id": known.users, **vars(found)}).with_columns(
+                    model=pl.lit(model), seed=pl.lit(seed, pl.Int32), negatives=pl.lit(negatives)
+                )
+            )
+    return frames
+
+
+@dg.asset(
+    key=["evaluation", "ranking"],
+    partitions_def=DAILY,
+    deps=reads(SAME_DAY, "evaluation.ranking_users"),
+    kinds={"polars"},
+    code_version="1",
+)
+def ranking(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.DataFrame:
+    """Means over users, after those over seeds."""
+    return warehouse.read(
+        """
+        SELECT model, negatives, avg(r_precision) AS r_precision, avg(reciprocal_rank) AS reciprocal_rank,
+            count(DISTINCT user_id) AS users,
+            sum(r_precision * actions) / sum(actions) AS r_precision_over_actions,
+            sum(reciprocal_rank * actions) / sum(actions) AS reciprocal_rank_over_actions,
+            count(DISTINCT seed) AS seeds
+        FROM evaluation.ranking_users WHERE dt = $day GROUP BY model, negatives ORDER BY negatives, model
+        """,
+        {"day": partition_day(context)},
+    )
