@@ -50,18 +50,14 @@ def next_action(
         (settings.seed, day.toordinal()),
     )
     counts = predicted_of_users(found, settings.evaluation.relevance_cosine)
-    rows = [
-        {
-            "model": model,
-            "accuracy": predicted.sum() / counts.targets.sum(),
-            "accuracy_over_users": (predicted / counts.targets).mean(),
-            "actions": int(counts.targets.sum()),
-            "users": len(counts.users),
-        }
-        for model, predicted in counts.predicted.items()
-    ]
-    columns = ["model", "accuracy", "accuracy_over_users", "actions", "users"]
+    columns = {"model": [], "accuracy": [], "accuracy_over_users": [], "actions": [], "users": []}
+    for model, predicted in counts.predicted.items() if len(counts.users) else ():
+        columns["model"].append(model)
+        columns["accuracy"].append(predicted.sum() / counts.targets.sum())
+        columns["accuracy_over_users"].append((predicted / counts.targets).mean())
+        columns["actions"].append(counts.targets.sum())
+        columns["users"].append(len(counts.users))
     return dg.MaterializeResult(
-        value=pl.DataFrame(rows if len(counts.users) else [], schema=columns if not len(counts.users) else None),
+        value=pl.DataFrame(columns),
         metadata={"first actions of users, with nothing before them": int(found.without_past)},
     )

@@ -82,7 +82,7 @@ def ranking_users(
 def _pins_to_rank(
     warehouse: Warehouse, known: Knowledge, day: datetime.date, today: datetime.date
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], Pairs]:
-    """Ids and vectors of all pins that may be ranked, the row of each target (-1 without a vector), and what was shown."""
+    """Ids and vectors of all pins that may be ranked, each target's row (-1 without a vector), and what was shown."""
     shown = warehouse.read(_IMPRESSIONS, {"day": day, "today": today, "users": known.users.tolist()})
     targets = known.target_pins["vector_pin_id"]
     extra = pl.concat([shown["pin_id"], targets.drop_nulls()]).unique()

@@ -1,0 +1,198 @@
+"""Evaluation beside Table 4: Tables 1 and 5, Figure 7 and intervals, against plain loops over what landed."""
+
+import datetime
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from conftest import LAST
+from oracle import Oracle, targets_of
+from world import failures, small_settings
+
+from pinnersage_assets.model.variants import VARIANTS
+
+YESTERDAY = LAST - datetime.timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def today(world):
+    return Oracle(world, LAST)
+
+
+@pytest.fixture(scope="module")
+def yesterday(world):
+    return Oracle(world, YESTERDAY)
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+# --- Table 1
+
+
+def test_the_next_action_is_predicted_from_strictly_earlier_ones(world, today):
+    near = defaultdict(list)
+    for user in {row[1] for row in today.known_actions if row[0] == LAST}:
+        own = sorted((row[4], row[2]) for row in today.known_actions if row[1] == user)
+        for ts, pin in own:
+            past = [(then, other) for then, other in own if then < ts]
+            if ts.date() != LAST or not past:
+                continue
+            wanted = today.pins[pin][1]
+            latest = max(then for then, _ in past)
+            last = min(other for then, other in past if then == latest)
+            ages = [(ts - then).total_seconds() / 86400 for then, _ in past]
+            mean = sum(np.exp(-0.01 * age) * today.pins[other][1] for age, (_, other) in zip(ages, past, strict=True))
+            near["last_pin"].append(today.pins[last][1] @ wanted)
+            near["decay_average"].append(unit(mean) @ wanted)
+            near["oracle"].append(max(today.pins[other][1] @ wanted for _, other in past))
+    rows = {row["model"]: row for row in world.partition("evaluation.next_action", LAST).to_dicts()}
+    assert set(rows) == {"last_pin", "decay_average", "k_means_oracle", "oracle"}
+    for model, cosines in near.items():
+        assert rows[model]["actions"] == len(cosines)
+        assert rows[model]["accuracy"] == pytest.approx(np.mean(np.array(cosines) >= 0.8), abs=0.01)
+    assert rows["last_pin"]["accuracy"] <= rows["oracle"]["accuracy"]
+
+
+# --- Table 5
+
+
+@pytest.fixture(scope="module")
+def ranked(world):
+    return world.partition("evaluation.ranking_users", LAST)
+
+
+def test_all_models_rank_for_the_users_that_they_retrieve_for(world, ranked, yesterday, today):
+    judged = set(world.partition("evaluation.retrieval_users", LAST)["user_id"])
+    assert set(ranked["model"]) == set(VARIANTS)
+    for (_, negatives, seed), own in ranked.group_by("model", "negatives", "seed"):
+        assert set(own["user_id"]) == judged
+        assert negatives in ("impressions", "random", "popular")
+        assert seed in (3, 4)
+        for user, actions in own.select("user_id", "actions").rows():
+            assert actions == len(targets_of(user, yesterday, today))
+    assert ranked["r_precision"].is_between(0, 1).all()
+    assert ranked["reciprocal_rank"].is_between(0, 1).all()
+
+
+def test_ranks_are_those_of_a_loop_where_nothing_is_left_to_chance(world, yesterday, today, tmp_path):
+    """With more negatives wanted than there are, they are all that was shown and all of the corpus."""
+    settings = small_settings(window={"days": 8}, evaluation={"users": 1000, "negatives_per_action": 10_000})
+    copy = world.copy(tmp_path / "data", settings)
+    assert failures(copy.run("daily", LAST, only=["evaluation.ranking_users"])) == {}
+    acted = {(row[1], row[2]) for row in today.all_actions if row[0] == LAST}
+    shown = defaultdict(set)
+    for user, pin in world.read("SELECT user_id, pin_id FROM raw.impressions WHERE dt = $day", day=LAST).rows():
+        if pin in today.pins and (user, pin) not in acted:
+            shown[user].add(pin)
+    rows = copy.partition("evaluation.ranking_users", LAST).filter(model="last_pin")
+    for user, negatives, *found in rows.select("user_id", "negatives", "r_precision", "reciprocal_rank").rows():
+        if negatives == "popular":
+            continue
+        targets = targets_of(user, yesterday, today)
+        wanted = {id(vector): vector for _, vector in targets if vector is not None}
+        others = set(yesterday.corpus) | (shown[user] if negatives == "impressions" else set())
+        # What has been seen is not ranked, nor what is wanted.
+        others -= yesterday.seen(user) | {pin for pin, _ in targets}
+        others -= {pin for pin in others if any(today.pins[pin][1] is vector for vector in wanted.values())}
+        last = max((row[4], -row[2]) for row in yesterday.known_actions if row[1] == user)
+        query = yesterday.pins[-last[1]][1]
+        scores = [(float(today.pins[pin][1] @ query), 0) for pin in others]
+        scores += [(float(vector @ query), 1) for vector in wanted.values()]
+        ranks = [rank for rank, (_, is_action) in enumerate(sorted(scores, reverse=True), start=1) if is_action]
+        # Targets without a vector come last, in any order.
+        without = range(len(scores) + 1, len(scores) + 1 + len(targets) - len(wanted))
+        reciprocal = (sum(1 / r for r in ranks) + sum(1 / r for r in without)) / len(targets)
+        assert found[0] == pytest.approx(sum(r <= len(targets) for r in ranks) / len(targets), abs=0.01)
+        assert found[1] == pytest.approx(reciprocal, rel=0.02)
+    assert len(rows) > 100
+
+
+def test_ranking_is_the_mean_over_users_and_seeds(world, ranked):
+    for row in world.partition("evaluation.ranking", LAST).to_dicts():
+        own = ranked.filter(model=row["model"], negatives=row["negatives"])
+        assert row["users"] == own["user_id"].n_unique()
+        assert row["r_precision"] == pytest.approx(own["r_precision"].mean())
+        assert row["reciprocal_rank"] == pytest.approx(own["reciprocal_rank"].mean())
+        weights = own["actions"] / own["actions"].sum()
+        assert row["r_precision_over_actions"] == pytest.approx((own["r_precision"] * weights).sum())
+
+
+# --- Figure 7
+
+
+def test_diversity_is_that_of_the_definition(world, yesterday, today):
+    rows = world.partition("evaluation.diversity", LAST).sort("embeddings")
+    assert rows["embeddings"].to_list() == list(range(1, 11))
+    of_actions = []
+    for user in set(world.partition("evaluation.retrieval_users", LAST)["user_id"]):
+        vectors = [vector for _, vector in targets_of(user, yesterday, today) if vector is not None]
+        if len(vectors) > 1:
+            pairs = [1 - a @ b for n, a in enumerate(vectors) for b in vectors[:n]]
+            of_actions.append(np.mean(pairs))
+    assert rows["action_diversity"][0] == pytest.approx(np.mean(of_actions), abs=1e-5)
+    assert rows["diversity"][-1] > rows["diversity"][0]
+    one = world.partition("evaluation.retrieval_users", LAST).filter(model="pinnersage_sample_1", seed=3)
+    assert rows["recall"][0] == pytest.approx((one["recalled"] / one["targets"]).mean())
+    assert rows["relevance"][0] == pytest.approx((one["relevant"] / one["targets"]).mean())
+
+
+# --- Intervals
+
+
+def test_intervals_are_of_the_mean_differences_over_the_days_that_were_evaluated(world):
+    rows = world.partition("evaluation.intervals", LAST)
+    assert set(rows["metric"]) == {"relevance", "recall", "r_precision", "reciprocal_rank"}
+    scores = defaultdict(lambda: defaultdict(list))
+    for row in world.read("FROM evaluation.retrieval_users WHERE dt <= $day", day=LAST).to_dicts():
+        scores[row["model"]][row["user_id"], row["dt"]].append(row["recalled"] / row["targets"])
+    mean = {model: np.mean([np.mean(own) for own in users.values()]) for model, users in scores.items()}
+    for row in rows.filter(metric="recall").to_dicts():
+        assert row["difference"] == pytest.approx(mean[row["model"]] - mean[row["baseline"]])
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["days"] == 2
+    assert set(rows.filter(metric="recall", baseline="last_pin")["model"]) == set(scores) - {"last_pin"}
+
+
+# --- Days on which there is nothing to judge
+
+
+def test_a_day_without_actions_or_impressions_is_empty_and_no_failure(world, tmp_path):
+    copy = world.copy(tmp_path / "data")
+    copy.execute(
+        "DELETE FROM staging.actions WHERE dt = $day", "DELETE FROM staging.impressions WHERE dt = $day", day=LAST
+    )
+    tables = [f"evaluation.{name}" for name in ("next_action", "retrieval_users", "retrieval", "ranking_users")]
+    tables += [f"evaluation.{name}" for name in ("ranking", "diversity", "intervals")]
+    assert failures(copy.run("daily", LAST, only=tables)) == {}
+    for table in tables[:-1]:
+        assert copy.partition(table, LAST).is_empty()
+        assert copy.status(table, LAST) == "passed"
+    # Yesterday's are there still.
+    assert set(copy.partition("evaluation.intervals", LAST)["days"]) == {1}
+
+
+def test_without_impressions_actions_are_ranked_among_random_pins(world, tmp_path):
+    copy = world.copy(tmp_path / "data")
+    copy.execute("DELETE FROM staging.impressions WHERE dt = $day", day=LAST)
+    assert failures(copy.run("daily", LAST, only=["evaluation.ranking_users"])) == {}
+    rows = copy.partition("evaluation.ranking_users", LAST)
+    assert set(rows["negatives"]) == {"impressions", "random", "popular"}
+    for name in ("r_precision", "reciprocal_rank"):
+        padded, random = (
+            rows.filter(negatives=kind).sort("model", "seed", "user_id")[name] for kind in ("impressions", "random")
+        )
+        assert padded.equals(random)
+
+
+def test_what_was_seen_can_be_kept(world, tmp_path):
+    settings = small_settings(window={"days": 8}, evaluation={"users": 1000, "keep_seen": True})
+    copy = world.copy(tmp_path / "data", settings)
+    assert failures(copy.run("daily", LAST, only=["evaluation.retrieval_users"])) == {}
+    targets = {}
+    for row in copy.partition("evaluation.retrieval_users", LAST).to_dicts():
+        targets[row["user_id"]] = row["targets"]
+    before = dict(world.partition("evaluation.retrieval_users", LAST).select("user_id", "targets").rows())
+    assert all(targets[user] >= count for user, count in before.items())
+    assert sum(targets.values()) > sum(before.values())
