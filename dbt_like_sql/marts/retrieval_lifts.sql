@@ -3,6 +3,12 @@ with paper (model, relevance_lift, recall_lift) as (
     values
         ('last_pin', 0.0, 0.0),
         ('decay_average', 0.28, 0.14),
+        ('pinnersage_sample_1', 0.33, 0.18),
+        ('pinnersage_k_means', 0.91, 0.68),
+        ('pinnersage_complete_linkage', 0.88, 0.65),
+        ('pinnersage_centroid', 1.05, 0.81),
+        ('pinnersage_decay_0', 0.97, 0.72),
+        ('pinnersage_decay_0.1', 0.94, 0.69),
         ('pinnersage', 1.10, 0.88)
 )
 

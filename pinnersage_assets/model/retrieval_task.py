@@ -239,7 +239,7 @@ class Judge:
         own = slice(*self._targets[user - self._first : user - self._first + 2])
         wanted = self._target_rows[own]
         self._in_set[rows] = True
-        counts.recalled[number, user] = np.count_nonzero(self._in_set[wanted] & (wanted >= 0))
+        counts.recalled[number, user] = np.count_nonzero(self._in_set[wanted[wanted >= 0]])
         self._in_set[rows] = False
         counts.relevant[number, user] = np.count_nonzero(self._is_relevant[own][:, rows].any(axis=1))
         counts.set_size[number, user] = len(rows)

@@ -148,10 +148,15 @@ class Oracle:
 
     # --- Candidate sets of the evaluation's models
 
+    @property
+    def budget(self) -> int:
+        settings = self.settings
+        return max(1, min(settings.retrieval.budget, int(settings.evaluation.largest_share * len(self.corpus))))
+
     def last_pin(self, user: int) -> set[int]:
         latest = max(ts for _, who, _, _, ts in self.known_actions if who == user)
         pin = min(row[2] for row in self.known_actions if row[1] == user and row[4] == latest)
-        return set(self.nearest(self.pins[pin][1], self.seen(user), self.settings.retrieval.budget))
+        return set(self.nearest(self.pins[pin][1], self.seen(user), self.budget))
 
     def decay_average(self, user: int) -> set[int]:
         average = 0.0
@@ -159,12 +164,12 @@ class Oracle:
             if who == user:
                 age = (self.midnight - ts).total_seconds() / 86400
                 average = average + math.exp(-0.01 * age) * self.pins[pin][1]
-        return set(self.nearest(average, self.seen(user), self.settings.retrieval.budget))
+        return set(self.nearest(average, self.seen(user), self.budget))
 
     def popular(self, user: int) -> set[int]:
         counts, seen = Counter(row[2] for row in self.known_actions), self.seen(user)
         order = sorted(self.corpus, key=lambda pin: (-counts[pin], pin))
-        return set([pin for pin in order if pin not in seen][: self.settings.retrieval.budget])
+        return set([pin for pin in order if pin not in seen][: self.budget])
 
     def pinnersage(self, user: int, medoids: dict[int, list[tuple[int, float]]]) -> set[int]:
         drawn = self.drawn(medoids, user)

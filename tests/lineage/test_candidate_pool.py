@@ -117,11 +117,11 @@ def test_yesterdays_models_are_judged_by_the_exclusions_of_today(grouped, tmp_pa
     world = grouped.copy(tmp_path / "data", settings(minimal_actions=2))
     world.backfill(day, day)
     yesterday, today = Oracle(world, on(DAYS - 2)), Oracle(world, day)
-    rows = world.partition("evaluation.retrieval_users", day).filter(model="popular")
+    rows = world.partition("evaluation.retrieval_users", day).filter(model="last_pin")
     of_targets = {True: 0, False: 0}
     for user, *counts in rows.select("user_id", "targets", "relevant", "recalled").rows():
         targets = targets_of(user, yesterday, today)
-        assert tuple(counts) == judged(yesterday.popular(user), targets, yesterday)
+        assert tuple(counts) == judged(yesterday.last_pin(user), targets, yesterday)
         for _, vector in targets:
             of_targets[vector is None] += 1
     assert min(of_targets.values()) > 0
