@@ -227,7 +227,7 @@ def test_an_empty_corpus_recommends_nothing_and_is_judged(tmp_path):
         assert world.partition("retrieval.recommendations", day).is_empty()
     judged = world.partition("evaluation.retrieval_users", on(1))
     assert judged.select("set_size", "targets", "relevant", "recalled").unique().rows() == [(0, 1, 0, 0)]
-    assert world.partition("evaluation.retrieval", on(1))["relevance"].to_list() == [0.0] * 5
+    assert world.partition("evaluation.retrieval", on(1))["relevance"].unique().to_list() == [0.0]
 
 
 # --- Files that cannot be used
