@@ -194,8 +194,8 @@ def candidate_rows(
     while True:
         depths = np.minimum(np.ceil(reach * shares).astype(np.int64), lists.shape[1])
         if equal:
-            # At equal depth the smaller row comes first.
-            in_order = np.sort(lists[:, : depths[0]].T, axis=1).ravel()
+            # At equal depth the smaller row comes first; numbers made of both sort faster than anything else.
+            in_order = np.sort((np.arange(depths[0]) * len(scratch) + lists[:, : depths[0]]).ravel()) % len(scratch)
         else:
             owners, places = np.repeat(np.arange(len(lists)), depths), ranges(np.zeros_like(depths), depths)
             rows = lists[owners, places]

@@ -72,10 +72,10 @@ class Variant:
 VARIANTS = {
     # One vector a user (Table 4's baselines), and pins as they are.
     "last_pin": Variant(clustering="pins", selection="latest", embeddings=1),
-    "decay_average": Variant(clustering="all", representation="decayed_centroid"),
-    "decay_average_0": Variant(clustering="all", representation="decayed_centroid", decay_per_day=0.0),
-    "decay_average_0.1": Variant(clustering="all", representation="decayed_centroid", decay_per_day=0.1),
-    "decay_average_0.25": Variant(clustering="all", representation="decayed_centroid", decay_per_day=0.25),
+    "decay_average": Variant("all", "decayed_centroid", selection="top"),
+    "decay_average_0": Variant("all", "decayed_centroid", 0.0, selection="top"),
+    "decay_average_0.1": Variant("all", "decayed_centroid", 0.1, selection="top"),
+    "decay_average_0.25": Variant("all", "decayed_centroid", 0.25, selection="top"),
     "last_20_pins": Variant(clustering="pins", selection="latest", embeddings=20),
     "all_pins": Variant(clustering="pins", selection="latest", embeddings=None),
     # The rows of Table 4 that are PinnerSage.
