@@ -1,6 +1,7 @@
 """``evaluation.ranking*``: the candidate ranking task (paper, section 5.3.2, Table 5)."""
 
 import datetime
+from collections.abc import Iterator
 
 import dagster as dg
 import numpy as np
@@ -12,7 +13,7 @@ from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.ranking_metrics import Candidates, best_cosines, draw_negatives, rank_metrics
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import VARIANTS
+from pinnersage_assets.model.variants import VARIANTS, Variant
 from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -45,7 +46,7 @@ def ranking_users(
     today = partition_day(context)
     day = today - datetime.timedelta(days=1)
     known = gather_knowledge(warehouse, settings, today)
-    frames, metadata = [], dict(known.counts)
+    frames, metadata, candidates = [], dict(known.counts), {}
     if len(known.users):
         ids, vectors, wanted, shown = _pins_to_rank(warehouse, known, day, today)
         in_corpus = np.isin(ids, known.corpus_ids)
@@ -69,12 +70,13 @@ def ranking_users(
                 ids,
                 (settings.seed, day.toordinal()),
             )
-            candidates = Candidates.of(known.task.targets.users, wanted, negatives.pairs)
-            frames += _ranked(known, settings, candidates, vectors, day, kind)
+            candidates[kind] = Candidates.of(known.task.targets.users, wanted, negatives.pairs)
             if kind == "impressions":
                 drawn = max(1, len(negatives.pairs.rows))
                 metadata["share of impressions padded at random"] = float(negatives.from_pool.sum() / drawn)
-            context.log.info(f"ranked against {kind}")
+        for model, variant in VARIANTS.items():
+            frames += _ranked(known, model, variant, settings, candidates, vectors, day)
+            context.log.info(f"ranked by {model}")
     columns = ["user_id", "model", "seed", "negatives", "actions", "r_precision", "reciprocal_rank"]
     return dg.MaterializeResult(value=pl.concat(frames) if frames else pl.DataFrame(schema=columns), metadata=metadata)
 
@@ -100,27 +102,36 @@ def _pins_to_rank(
 
 def _ranked(
     known: Knowledge,
+    model: str,
+    variant: Variant,
     settings: Settings,
-    candidates: Candidates,
+    candidates: dict[str, Candidates],
     vectors: NDArray[np.float32],
     day: datetime.date,
-    negatives: str,
-) -> list[pl.DataFrame]:
-    """A row a model, seed and user."""
-    frames = []
-    for model, variant in VARIANTS.items():
-        for seed in seeds_of(variant, settings):
-            chosen = known.population.select(variant, (seed, day.toordinal()))
-            owners = np.searchsorted(known.users, chosen.user_ids)
-            found = rank_metrics(
-                candidates, best_cosines(candidates, vectors, owners, chosen.vectors), len(known.users)
-            )
-            frames.append(
-                pl.DataFrame({"user_id": known.users, **vars(found)}).with_columns(
-                    model=pl.lit(model), seed=pl.lit(seed, pl.Int32), negatives=pl.lit(negatives)
-                )
-            )
-    return frames
+) -> Iterator[pl.DataFrame]:
+    """A row a seed and user for each kind of negatives; a cosine is computed once for all seeds."""
+    seeds = seeds_of(variant, settings)
+    chosen = [known.population.select(variant, (seed, day.toordinal())) for seed in seeds]
+    owners = np.searchsorted(known.users, np.concatenate([some.user_ids for some in chosen]))
+    medoids = np.concatenate([some.medoid_rows for some in chosen])
+    different, first, which = np.unique(
+        np.stack([owners, medoids], axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    embeddings = np.concatenate([some.vectors for some in chosen])[first]
+    selections = np.zeros((len(seeds), len(different)), dtype=bool)
+    selections[np.repeat(np.arange(len(seeds)), [len(some.user_ids) for some in chosen]), which] = True
+    for negatives, own in candidates.items():
+        scores = best_cosines(own, vectors, different[:, 0], embeddings, selections)
+        found = rank_metrics(own, scores, len(known.users))
+        yield pl.DataFrame(
+            {
+                "user_id": np.tile(known.users, len(seeds)),
+                "seed": np.repeat(np.array(seeds, dtype=np.int32), len(known.users)),
+                "actions": np.tile(found.actions, len(seeds)),
+                "r_precision": found.r_precision.ravel(),
+                "reciprocal_rank": found.reciprocal_rank.ravel(),
+            }
+        ).with_columns(model=pl.lit(model), negatives=pl.lit(negatives))
 
 
 @dg.asset(
