@@ -26,7 +26,7 @@ _FRAME_SHARE = 0.1
 # A search that wants more of the corpus than this share walks through most of the graph: a scan is cheaper, and exact.
 _SCAN_FROM_SHARE = 0.1
 # Pins inserted between two reports of progress.
-_INSERTED_AT_ONCE = 5_000
+_INSERTED_AT_ONCE = 1_000
 # Queries searched, and re-ranked, at once: the first fills the threads, the second the processor's cache.
 _SEARCHED_AT_ONCE = 8_192
 _RANKED_AT_ONCE = 16

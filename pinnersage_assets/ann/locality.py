@@ -13,7 +13,7 @@ _CELLS = 64
 # No cell is made for fewer vectors than this.
 _SMALLEST_CELL = 20
 # Vectors compared with the centres at once.
-_BLOCK = 4_096
+_BLOCK = 1_024
 
 
 def nearby_order(vectors: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
