@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 _COLOURS = ("#4f7cff", "#f0883e", "#3fb950")
 _GREY = "#808080"
 _MOST_TICKS = 12
+# Letters of all labels together that fit side by side.
+_MOST_LETTERS = 80
 
 
 def bar_chart(labels: Sequence[object], series: Mapping[str, Sequence[float | None]], title: str) -> str:
@@ -24,16 +26,22 @@ def bar_chart(labels: Sequence[object], series: Mapping[str, Sequence[float | No
     Returns:
         ``![title](data:image/png;base64,...)``
     """
-    figure = Figure(figsize=(6, 2.4), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
     numeric = all(isinstance(label, int | float) for label in labels)
+    # Names that would run into each other beside their bars stand one below the other.
+    lying = not numeric and sum(len(str(label)) for label in labels) > _MOST_LETTERS
+    figure = Figure(figsize=(6, 0.8 + 0.2 * len(labels) if lying else 2.4), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
     places = np.array(labels, dtype=float) if numeric else np.arange(len(labels), dtype=float)
     step = np.diff(np.unique(places)).min(initial=np.inf)
     width = 0.8 * (step if np.isfinite(step) else 1.0) / len(series)
     for number, (name, heights) in enumerate(series.items()):
         offset = (number - (len(series) - 1) / 2) * width
-        axes.bar(places + offset, [height or 0 for height in heights], width, color=_COLOURS[number], label=name)
-    if not numeric:
+        draw = axes.barh if lying else axes.bar
+        draw(places + offset, [height or 0 for height in heights], width, color=_COLOURS[number], label=name)
+    if lying:
+        axes.set_yticks(places, [str(label) for label in labels])
+        axes.invert_yaxis()
+    elif not numeric:
         every = max(1, -(-len(labels) // _MOST_TICKS))
         axes.set_xticks(places[::every], [str(label) for label in labels[::every]])
     if len(series) > 1:

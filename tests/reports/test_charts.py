@@ -44,3 +44,16 @@ def test_higher_bars_take_more_ink():
 
 def test_the_same_data_give_the_same_picture():
     assert bar_chart(["a"], {"n": [1]}, "t") == bar_chart(["a"], {"n": [1]}, "t")
+
+
+def test_long_names_stand_below_each_other():
+    names = [f"a_model_with_a_long_name_{number}" for number in range(20)]
+    tall, flat = (
+        picture(bar_chart(labels, {"n": range(20)}, "t"))[1] for labels in (names, list("abcdefghijklmnopqrst"))
+    )
+    assert tall.shape[0] > 1.5 * flat.shape[0]
+    assert tall.shape[1] == flat.shape[1]
+    # The highest bar, which is the last, is at the bottom and reaches the furthest to the right.
+    blue = (tall[..., 2] > 0.9) & (tall[..., 0] < 0.5) & (tall[..., 3] > 0.9)
+    rows = blue.any(axis=1).nonzero()[0]
+    assert blue[rows[-1]].sum() > 5 * blue[rows[0]].sum()
