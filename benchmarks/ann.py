@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.ann.exact import ExactIndex, exact_search, recall
-from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, build, checksum, grow, open_file, save
+from pinnersage_assets.ann.hnsw import HnswIndex, build, checksum, grow, open_file, save
 from pinnersage_assets.ann.locality import nearby_order
+from pinnersage_assets.lineage.corpus_index import parameters_of
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.simulated_world import SimulatedWorld
 
@@ -39,16 +40,13 @@ THREADS = 2
 EXPANSIONS = (100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 550, 600, 700, 800)
 DEEP = 233  # a third of the paper's 400 candidates, and our margin
 
+PARAMETERS = parameters_of(Settings())
+
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
-def parameters() -> HnswParameters:
-    index = Settings().index
-    return HnswParameters(index.connectivity, index.expansion_add, index.expansion_search, index.dtype)
-
-
 def ours(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
-    made = build(np.arange(len(vectors)), vectors, parameters())
+    made = build(np.arange(len(vectors)), vectors, PARAMETERS)
     yield
     save(made, folder / "ours.usearch")
     yield (folder / "ours.usearch").stat().st_size
@@ -58,7 +56,7 @@ def ours(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
 
 
 def index_alone(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
-    made = build(np.arange(len(vectors)), vectors, parameters())
+    made = build(np.arange(len(vectors)), vectors, PARAMETERS)
     yield
     save(made, folder / "alone.usearch")
     yield (folder / "alone.usearch").stat().st_size
@@ -78,7 +76,7 @@ def hnswlib(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
     import hnswlib
 
     index = hnswlib.Index("cosine", vectors.shape[1])
-    index.init_index(len(vectors), ef_construction=parameters().expansion_add, M=parameters().connectivity)
+    index.init_index(len(vectors), ef_construction=PARAMETERS.expansion_add, M=PARAMETERS.connectivity)
     index.set_num_threads(THREADS)
     index.add_items(vectors, np.arange(len(vectors)))
     yield
@@ -96,8 +94,8 @@ def faiss_hnsw(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
     import faiss
 
     faiss.omp_set_num_threads(THREADS)
-    index = faiss.IndexHNSWFlat(vectors.shape[1], parameters().connectivity, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = parameters().expansion_add
+    index = faiss.IndexHNSWFlat(vectors.shape[1], PARAMETERS.connectivity, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = PARAMETERS.expansion_add
     index.add(vectors)
     yield
     faiss.write_index(index, str(folder / "faiss"))
@@ -216,16 +214,16 @@ def a_day(pins: int, folder: Path) -> None:
     changed = max(1, pins // 100)
     yesterday, today = np.arange(pins - changed), np.arange(changed, pins)
     today = np.setdiff1d(np.arange(pins), chance.choice(yesterday, changed, replace=False))
-    save(build(yesterday, vectors[yesterday], parameters()), folder / "yesterday.usearch")
+    save(build(yesterday, vectors[yesterday], PARAMETERS), folder / "yesterday.usearch")
     sha256 = checksum(folder / "yesterday.usearch")
 
     def built() -> None:
-        save(build(today, vectors[today], parameters()), folder / "built.usearch")
+        save(build(today, vectors[today], PARAMETERS), folder / "built.usearch")
         checksum(folder / "built.usearch")
 
     def grown() -> None:
-        index = open_file(folder / "yesterday.usearch", sha256, yesterday, vectors.shape[1], parameters(), to_grow=True)
-        save(grow(index, today, vectors[today], parameters()), folder / "grown.usearch")
+        index = open_file(folder / "yesterday.usearch", sha256, yesterday, vectors.shape[1], PARAMETERS, to_grow=True)
+        save(grow(index, today, vectors[today], PARAMETERS), folder / "grown.usearch")
         checksum(folder / "grown.usearch")
 
     (long, long_cpu), (short, short_cpu) = _timed(built), _timed(grown)
@@ -243,7 +241,7 @@ def crossover(pins: int, folder: Path) -> None:
     for size in [max(1, pins * share // 40) for share in (1, 2, 4, 8, 20, 40)]:
         ids, some = np.arange(size), vectors[:size]
         built = []
-        _, building = _timed(lambda: built.append(build(ids, some, parameters())))  # noqa: B023
+        _, building = _timed(lambda: built.append(build(ids, some, PARAMETERS)))  # noqa: B023
         exact = min(_timed(lambda: ExactIndex(ids, some).search(queries, DEEP))[1] for _ in range(3))  # noqa: B023
         hnsw = min(_timed(lambda: built[0].search(queries, DEEP))[1] for _ in range(3))  # noqa: B023
         saved = (exact - hnsw) / len(queries)
@@ -266,7 +264,7 @@ def main(pins: int = PINS) -> None:
     settings = Settings()
     world = SimulatedWorld(settings.simulation, settings.seed)
     queries = min(QUERIES, pins)
-    print(f"{parameters()}, {settings.simulation.dimensions} dimensions, {THREADS} processors, k = {NEIGHBOURS}")
+    print(f"{PARAMETERS}, {settings.simulation.dimensions} dimensions, {THREADS} processors, k = {NEIGHBOURS}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for size in [max(NEIGHBOURS, int(share * pins)) for share in SHARES]:

@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.ann.costs import SearchCost, hnsw_cost, orthoplex_cost
 from pinnersage_assets.ann.exact import exact_search, recall
-from pinnersage_assets.ann.hnsw import HnswParameters, build
+from pinnersage_assets.ann.hnsw import build
+from pinnersage_assets.lineage.corpus_index import parameters_of
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.simulated_world import SimulatedWorld
 
@@ -76,8 +77,7 @@ def main(pins: int = PINS) -> None:
         raise SystemExit(f"{Path(__file__).name} needs its peers: pip install -e '.[bench]' ({error})") from error
     faiss.omp_set_num_threads(1)
     settings = Settings()
-    index = settings.index
-    parameters = HnswParameters(index.connectivity, index.expansion_add, index.expansion_search, index.dtype)
+    parameters = parameters_of(settings)
     world = SimulatedWorld(settings.simulation, settings.seed)
     with threadpool_limits(1):
         for size in [max(1, int(share * pins)) for share in SHARES]:

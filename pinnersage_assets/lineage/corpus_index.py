@@ -41,7 +41,8 @@ class MadeIndex:
 
     index: CorpusIndex
     columns: dict[str, object]
-    """The columns of the row that say what the index is, but for its recall."""
+    """The columns of the row that say what the index is."""
+    recall: float | None
 
 
 def parameters_of(settings: Settings) -> HnswParameters:
@@ -63,7 +64,7 @@ def make_index(
         warehouse: where corpus, rows and files are.
         settings: how.
         day: the day.
-        measure: gives an index's recall; one that was grown and is below the floor is built anew.
+        measure: gives an index's recall, of each index once; one that was grown and is below the floor is built anew.
         log: told what is done, and warned of files that cannot be used.
         on_progress: as `hnsw.build`.
     """
@@ -71,30 +72,22 @@ def make_index(
     described = {"pins": len(ids), "dimensions": vectors.shape[1], "metric": hnsw.METRIC}
     if len(ids) <= settings.index.exact_up_to:
         log.info(f"{len(ids):,} pins are searched exactly: index.exact_up_to is {settings.index.exact_up_to:,}")
-        return MadeIndex(ExactIndex(ids, vectors), {**described, **_NO_FILE})
+        index = ExactIndex(ids, vectors)
+        return MadeIndex(index, {**described, **_NO_FILE}, measure(index))
     parameters = parameters_of(settings)
     digests = pin_digests(ids, vectors)
     described |= {"method": "hnsw", "fingerprint": fingerprint(digests), **asdict(parameters)}
 
-    own = _row(warehouse, "dt = $day", day)
-    if own and own["fingerprint"] == described["fingerprint"] and _built_alike(own, parameters):
-        try:
-            file = hnsw.open_file(warehouse.data_folder / own["path"], own["sha256"], ids, vectors.shape[1], parameters)
-        except IndexFileError as error:
-            log.warning(f"{error}; the index is built again")
-        else:
-            kept = {name: own[name] for name in ("path", "sha256", "bytes", "changes_since_build")}
-            return MadeIndex(
-                HnswIndex(file, ids, vectors, parameters.expansion_search),
-                {**described, **kept, "build_seconds": 0.0},
-            )
+    if kept := _kept(warehouse, day, ids, vectors, described["fingerprint"], parameters, log):
+        index, of_file = kept
+        return MadeIndex(index, {**described, **of_file}, measure(index))
     started = time.perf_counter()
-    index, changes = _grown(warehouse, day, ids, vectors, digests, parameters, log) or (None, 0)
-    if index is not None and (measured := measure(index)) is not None and measured < settings.index.recall_floor:
+    measured = None
+    grown = _grown(warehouse, day, ids, vectors, digests, parameters, log)
+    if grown and (measured := measure(grown[0])) is not None and measured < settings.index.recall_floor:
         log.warning(f"the recall of the grown index is {measured:.3f}, below index.recall_floor; it is built anew")
-        index, changes = None, 0
-    if index is None:
-        index = hnsw.build(ids, vectors, parameters, on_progress)
+        grown, measured = None, None
+    index, changes = grown or (hnsw.build(ids, vectors, parameters, on_progress), 0)
     path = Path(f"index/dt={day}/hnsw-{uuid4().hex[:16]}.usearch")
     file = warehouse.data_folder / path
     hnsw.save(index, file)
@@ -105,7 +98,7 @@ def make_index(
         "changes_since_build": changes,
         "build_seconds": time.perf_counter() - started,
     }
-    return MadeIndex(index, {**described, **made})
+    return MadeIndex(index, {**described, **made}, measure(index) if measured is None else measured)
 
 
 _NO_FILE = {
@@ -115,6 +108,28 @@ _NO_FILE = {
     **dict.fromkeys(("fingerprint", "connectivity", "expansion_add", "expansion_search")),
     **dict.fromkeys(("path", "sha256", "bytes", "changes_since_build")),
 }
+
+
+def _kept(
+    warehouse: Warehouse,
+    day: datetime.date,
+    ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    of_pins: int,
+    parameters: HnswParameters,
+    log: logging.Logger,
+) -> tuple[HnswIndex, dict[str, object]] | None:
+    """The index of an earlier run of the day and what its row says of the file; None where there is none to keep."""
+    own = _row(warehouse, "dt = $day", day)
+    if own is None or own["fingerprint"] != of_pins or not _built_alike(own, parameters):
+        return None
+    try:
+        file = hnsw.open_file(warehouse.data_folder / own["path"], own["sha256"], ids, vectors.shape[1], parameters)
+    except IndexFileError as error:
+        log.warning(f"{error}; the index is built again")
+        return None
+    of_file = {name: own[name] for name in ("path", "sha256", "bytes", "changes_since_build")}
+    return HnswIndex(file, ids, vectors, parameters.expansion_search), of_file | {"build_seconds": 0.0}
 
 
 def _grown(

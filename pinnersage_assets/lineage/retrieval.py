@@ -80,7 +80,7 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     return pl.DataFrame(
         {
             **{name: [value] for name, value in made.columns.items()},
-            "recall": [recall_as_used(made.index)],
+            "recall": [made.recall],
             "recall_at_100": [measure_recall(made.index, queries, np.full(len(queries), 100))],
             "deepest_query": [asked["depth"].max()],
         }
@@ -128,14 +128,14 @@ def _neighbour_search(
     """Open the index of a day: gives (medoids, depth) -> their nearest recommendable pins, as `_NO_NEIGHBOURS`."""
     index = open_corpus_index(warehouse, day, log)
     recommendable = restriction(warehouse, day, settings.retrieval.condition)
+    allowed = None if recommendable is None else np.isin(index.ids, recommendable.to_numpy(), assume_unique=True)
     medoid_ids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
 
     def search(medoids: pl.Series, depth: int) -> pl.DataFrame:
         queries = vectors[rows_of(medoid_ids, medoids.to_numpy())]
-        if recommendable is None:
+        if allowed is None:
             pins, cosines = index.search(queries, depth)
         else:
-            allowed = np.isin(index.ids, recommendable.to_numpy(), assume_unique=True)
             pins, cosines = search_among(index, queries, depth, allowed)
         found = pins != -1
         bounds = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))])

@@ -1,6 +1,5 @@
 """``evaluation.diversity``: relevance and diversity by the number of embeddings (paper, section 5.3.3, Figure 7)."""
 
-import datetime
 from collections import defaultdict
 
 import dagster as dg
@@ -29,9 +28,7 @@ _MOST_EMBEDDINGS = 10
 )
 def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """Candidate sets of 1 to 10 medoids, refilled to one size, and how diverse the actions were that followed."""
-    today = partition_day(context)
-    day = today - datetime.timedelta(days=1)
-    known = gather_knowledge(warehouse, settings, today)
+    known = gather_knowledge(warehouse, settings, partition_day(context))
     columns = ["embeddings", "relevance", "recall", "diversity", "action_diversity", "users"]
     if not len(known.users):
         return pl.DataFrame(schema=columns)
@@ -41,7 +38,7 @@ def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings:
         known.population,
         known.users,
         variants,
-        {settings.seed: (settings.seed, day.toordinal())},
+        {settings.seed: (settings.seed, known.day.toordinal())},
         known.task,
         known.search,
         log_progress(context.log, "users"),

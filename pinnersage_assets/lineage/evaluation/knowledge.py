@@ -82,6 +82,8 @@ READS = [
 class Knowledge:
     """What is known of the users that are judged, and what is asked of every model; users in the order of their ids."""
 
+    day: datetime.date
+    """The day as of which models know."""
     users: NDArray[np.int64]
     population: UserEmbeddings
     task: RetrievalTask
@@ -135,7 +137,7 @@ def gather_knowledge(warehouse: Warehouse, settings: Settings, today: datetime.d
         settings.evaluation.relevance_cosine,
     )
     popularity = np.bincount(rows_of(corpus_ids, in_corpus), minlength=len(corpus))
-    return Knowledge(users, population, task, corpus_ids, _of_users(targets, users), popularity, counts)
+    return Knowledge(day, users, population, task, corpus_ids, _of_users(targets, users), popularity, counts)
 
 
 def seeds_of(variant: Variant, settings: Settings) -> range:

@@ -44,11 +44,10 @@ def ranking_users(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """How high each model ranks what users did next, among what they were shown and among pins drawn at random."""
     today = partition_day(context)
-    day = today - datetime.timedelta(days=1)
     known = gather_knowledge(warehouse, settings, today)
     frames, metadata, candidates = [], dict(known.counts), {}
     if len(known.users):
-        ids, vectors, wanted, shown = _pins_to_rank(warehouse, known, day, today)
+        ids, vectors, wanted, shown = _pins_to_rank(warehouse, known, today)
         in_corpus = np.isin(ids, known.corpus_ids)
         popularity = np.zeros(len(ids))
         popularity[in_corpus] = known.popularity
@@ -68,24 +67,24 @@ def ranking_users(
                 settings.evaluation.negatives_per_action,
                 known.users,
                 ids,
-                (settings.seed, day.toordinal()),
+                (settings.seed, known.day.toordinal()),
             )
             candidates[kind] = Candidates.of(known.task.targets.users, wanted, negatives.pairs)
             if kind == "impressions":
                 drawn = max(1, len(negatives.pairs.rows))
                 metadata["share of impressions padded at random"] = float(negatives.from_pool.sum() / drawn)
         for model, variant in VARIANTS.items():
-            frames += _ranked(known, model, variant, settings, candidates, vectors, day)
+            frames += _ranked(known, model, variant, settings, candidates, vectors)
             context.log.info(f"ranked by {model}")
     columns = ["user_id", "model", "seed", "negatives", "actions", "r_precision", "reciprocal_rank"]
     return dg.MaterializeResult(value=pl.concat(frames) if frames else pl.DataFrame(schema=columns), metadata=metadata)
 
 
 def _pins_to_rank(
-    warehouse: Warehouse, known: Knowledge, day: datetime.date, today: datetime.date
+    warehouse: Warehouse, known: Knowledge, today: datetime.date
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], Pairs]:
     """Ids and vectors of all pins that may be ranked, each target's row (-1 without a vector), and what was shown."""
-    shown = warehouse.read(_IMPRESSIONS, {"day": day, "today": today, "users": known.users.tolist()})
+    shown = warehouse.read(_IMPRESSIONS, {"day": known.day, "today": today, "users": known.users.tolist()})
     targets = known.target_pins["vector_pin_id"]
     extra = pl.concat([shown["pin_id"], targets.drop_nulls()]).unique()
     extra = extra.filter(~extra.is_in(known.corpus_ids.tolist()))
@@ -107,11 +106,10 @@ def _ranked(
     settings: Settings,
     candidates: dict[str, Candidates],
     vectors: NDArray[np.float32],
-    day: datetime.date,
 ) -> Iterator[pl.DataFrame]:
     """A row a seed and user for each kind of negatives; a cosine is computed once for all seeds."""
     seeds = seeds_of(variant, settings)
-    chosen = [known.population.select(variant, (seed, day.toordinal())) for seed in seeds]
+    chosen = [known.population.select(variant, (seed, known.day.toordinal())) for seed in seeds]
     owners = np.searchsorted(known.users, np.concatenate([some.user_ids for some in chosen]))
     medoids = np.concatenate([some.medoid_rows for some in chosen])
     different, first, which = np.unique(

@@ -1,7 +1,5 @@
 """``evaluation.retrieval*``: the candidate retrieval task (paper, section 5.3.1, Table 4)."""
 
-import datetime
-
 import dagster as dg
 import numpy as np
 import polars as pl
@@ -37,17 +35,15 @@ def retrieval_users(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Every model's candidate set for every user who did something new, and how much of it the set foresaw."""
-    today = partition_day(context)
-    known = gather_knowledge(warehouse, settings, today)
+    known = gather_knowledge(warehouse, settings, partition_day(context))
     rows = pl.DataFrame(schema=["user_id", "model", "seed", "targets", "relevant", "recalled", "set_size"])
     if len(known.users):
-        day = today - datetime.timedelta(days=1)
-        keys = {seed: (seed, day.toordinal()) for seed in seeds_of(Variant(), settings)}
+        keys = {seed: (seed, known.day.toordinal()) for seed in seeds_of(Variant(), settings)}
         variants, counts = judge_variants(
             known.population, known.users, VARIANTS, keys, known.task, known.search, log_progress(context.log, "users")
         )
         controls = _controls(known, keys) | {
-            ("recommended", settings.seed): known.pairs(warehouse.read(RECOMMENDED, {"day": day}))
+            ("recommended", settings.seed): known.pairs(warehouse.read(RECOMMENDED, {"day": known.day}))
         }
         rows = pl.concat(
             [
