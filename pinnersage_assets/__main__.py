@@ -134,6 +134,7 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
             instance,
             ENVIRONMENT.start_date,
             SETTINGS.window.days,
+            SETTINGS.evaluation.horizon_days,
             first,
             last,
             again,

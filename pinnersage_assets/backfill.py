@@ -38,6 +38,7 @@ def plan_backfill(
     done: dict[str, set[Day]],
     start: Day,
     window_days: int,
+    horizon_days: int,
     first: Day,
     last: Day,
     again: bool = False,
@@ -49,13 +50,14 @@ def plan_backfill(
         done: days of each table that are there and have passed their checks.
         start: the first partition.
         window_days: length of the users' window.
+        horizon_days: days after which models are judged; those of so many days before ``first`` are needed.
         first: first day whose whole lineage is wanted.
         last: last such day.
         again: also materialise those of the wanted days that are complete already.
 
     Returns:
         Pins since the first partition, raw and staging of the window, and near-duplicates since the first partition
-        (many days a run), then corpus, users and retrieval of the day before ``first`` and the whole lineage of the
+        (many days a run), then corpus, users and retrieval of the days before ``first`` that are judged, and the whole lineage of the
         wanted days (a day a run).
 
     Raises:
@@ -66,7 +68,8 @@ def plan_backfill(
     if last < first:
         raise ValueError(f"cannot backfill {first} to {last}: the last day is before the first")
     yesterday = first - _ONE_DAY
-    window_start = max(start, yesterday - (window_days - 1) * _ONE_DAY)
+    known = max(start, first - horizon_days * _ONE_DAY)
+    window_start = max(start, known - (window_days - 1) * _ONE_DAY)
 
     def lacking(job: str, since: Day, until: Day) -> list[Day]:
         tables = [".".join(key.path) for key in _keys(defs, job)]
@@ -77,8 +80,7 @@ def plan_backfill(
         PlannedRun("raw_and_staging", *span) for span in _spans(lacking("raw_and_staging", window_start, yesterday))
     ]
     runs += [PlannedRun("near_duplicates", *span) for span in _spans(lacking("near_duplicates", start, yesterday))]
-    if yesterday >= start:
-        runs += [PlannedRun("users_and_retrieval", d, d) for d in lacking("users_and_retrieval", yesterday, yesterday)]
+    runs += [PlannedRun("users_and_retrieval", d, d) for d in lacking("users_and_retrieval", known, yesterday)]
     wanted = list(_days(first, last)) if again else lacking("daily", first, last)
     return runs + [PlannedRun("daily", day, day) for day in wanted]
 
@@ -89,6 +91,7 @@ def backfill(
     instance: dg.DagsterInstance,
     start: Day,
     window_days: int,
+    horizon_days: int,
     first: Day,
     last: Day,
     again: bool = False,
@@ -101,7 +104,7 @@ def backfill(
             mended: it goes on from there.
     """
     done = _done(defs, warehouse)
-    for run in plan_backfill(defs, done, start, window_days, first, last, again):
+    for run in plan_backfill(defs, done, start, window_days, horizon_days, first, last, again):
         yield run
         job = defs.resolve_job_def(run.job)
         one_day = run.first == run.last

@@ -40,10 +40,13 @@ HISTORY = _days(_EVER, 0)
 """Day d reads everything up to d."""
 EARLIER = _days(_EVER, -1)
 """Day d reads everything before d: what an asset may read of itself."""
-YESTERDAY = _days(-1, -1)
-"""Day d reads day d - 1: what a model knew before the day on which it is judged."""
-YESTERDAYS_WINDOW = _days(-SETTINGS.window.days, 0)
-"""Day d reads the window that ends with d - 1, and d itself."""
+_HORIZON = SETTINGS.evaluation.horizon_days
+KNOWN_DAY = _days(-_HORIZON, -_HORIZON)
+"""Day d reads the day before the horizon that ends with d: what models knew before the actions that judge them."""
+KNOWN_WINDOW = _days(1 - SETTINGS.window.days - _HORIZON, 0)
+"""Day d reads the window that ends with that day, and the horizon."""
+JUDGING_DAYS = _days(1 - _HORIZON, 0)
+"""Day d reads the horizon, d itself included."""
 
 
 def reads(mapping: dg.TimeWindowPartitionMapping, *tables: str) -> list[dg.AssetDep]:

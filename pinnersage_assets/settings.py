@@ -159,6 +159,12 @@ class RetrievalSettings(Section):
 class EvaluationSettings(Section):
     """How the models of yesterday are judged on the actions of today (paper, section 5.3)."""
 
+    horizon_days: int = Field(
+        1,
+        ge=1,
+        description="Days of actions, the partition's day the last, on which models of the day before them are judged. "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
+    )
     users: int = Field(2000, ge=1, description="Users evaluated a day, drawn by seed; fewer if there are fewer.")
     relevance_cosine: float = Field(
         0.8, gt=0, le=1, description="An action is served by a pin at this cosine or above."

@@ -22,8 +22,8 @@ def days(first, last):
     return {on(offset) for offset in range(first, last + 1)}
 
 
-def plan(first, last, window=5, done=None, again=False):
-    return plan_backfill(defs, done or {}, START, window, on(first), on(last), again)
+def plan(first, last, window=5, done=None, again=False, horizon=1):
+    return plan_backfill(defs, done or {}, START, window, horizon, on(first), on(last), again)
 
 
 def run(job, first, last=None):
@@ -51,6 +51,18 @@ def test_a_fresh_start():
         run("users_and_retrieval", 7),
         run("daily", 8),
         run("daily", 9),
+    ]
+
+
+def test_a_longer_horizon_needs_models_of_earlier_days():
+    assert plan(8, 8, horizon=3) == [
+        run("pins", 0, 0),
+        run("raw_and_staging", 1, 7),
+        run("near_duplicates", 0, 7),
+        run("users_and_retrieval", 5),
+        run("users_and_retrieval", 6),
+        run("users_and_retrieval", 7),
+        run("daily", 8),
     ]
 
 

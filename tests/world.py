@@ -111,7 +111,12 @@ class World:
 
     def backfilling(self, first: Day, last: Day, again: bool = False) -> Iterable[backfilling.PlannedRun]:
         return backfilling.backfill(
-            self.defs, self.warehouse, self.instance, START, self.settings.window.days, first, last, again
+            self.defs, self.warehouse, self.instance, START,
+            self.settings.window.days,
+            self.settings.evaluation.horizon_days,
+            first,
+            last,
+            again,
         )
 
     def run(

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from pinnersage_assets.partitions import DAILY, SAME_DAY, SETTINGS, WINDOW, YESTERDAYS_WINDOW
+from pinnersage_assets.partitions import DAILY, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, SETTINGS, WINDOW
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 
@@ -30,10 +30,13 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
 
     def parameters(settings: Settings) -> dict[str, Any]:
         days: dict[str, Any] = {"start": datetime.date.fromisoformat(DAILY.get_first_partition_key())}
+        # A run may have set another window, or another horizon, than the mappings were made for.
+        window = settings.window.days - SETTINGS.window.days
+        horizon = settings.evaluation.horizon_days - SETTINGS.evaluation.horizon_days
+        earlier = {WINDOW: (window, 0), KNOWN_WINDOW: (window + horizon, 0), KNOWN_DAY: (horizon, horizon)}
         for n, mapping in enumerate(inputs.values()):
-            # A run may have set another window than the one that the mapping was made for.
-            longer = settings.window.days - SETTINGS.window.days if mapping in (WINDOW, YESTERDAYS_WINDOW) else 0
-            days |= {f"from_{n}": mapping.start_offset - longer, f"to_{n}": mapping.end_offset}
+            start, end = earlier.get(mapping, (0, 0))
+            days |= {f"from_{n}": mapping.start_offset - start, f"to_{n}": mapping.end_offset - end}
         return days
 
     return PartitionCheck(

@@ -1,6 +1,7 @@
 """What models may know of users as of a day, and what these users did next: the same for every model (section 5.3).
 
-Corpus, popularity and users' windows are as of the day before; nothing that a model uses is of the day itself.
+Corpus, popularity and users' windows are as of the day before the horizon, which is one day unless a setting says
+otherwise; nothing that a model uses is of the horizon itself.
 """
 
 import datetime
@@ -23,7 +24,7 @@ from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import RetrievalTask, Targets
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import UserEmbeddings, Variant
-from pinnersage_assets.partitions import HISTORY, SAME_DAY, YESTERDAY, YESTERDAYS_WINDOW, reads
+from pinnersage_assets.partitions import HISTORY, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 
@@ -71,10 +72,10 @@ KNOWN_ACTIONS = f"""
 
 # What an asset reads that asks for `knowledge`.
 READS = [
-    *reads(YESTERDAYS_WINDOW, "staging.actions"),
+    *reads(KNOWN_WINDOW, "staging.actions"),
     *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     *reads(SAME_DAY, "corpus.excluded"),
-    *reads(YESTERDAY, "corpus.pins"),
+    *reads(KNOWN_DAY, "corpus.pins"),
 ]
 
 
@@ -107,7 +108,7 @@ class Knowledge:
 
 def gather_knowledge(warehouse: Warehouse, settings: Settings, today: datetime.date) -> Knowledge:
     """Everything that the evaluation of a day needs to know; of no user, where nobody can be judged."""
-    day = today - datetime.timedelta(days=1)
+    day = today - datetime.timedelta(days=settings.evaluation.horizon_days)
     scope = window(day, settings)
     keep_seen = settings.evaluation.keep_seen
     targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})

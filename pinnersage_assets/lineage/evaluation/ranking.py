@@ -14,7 +14,7 @@ from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.ranking_metrics import Candidates, best_cosines, draw_negatives, rank_metrics
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import VARIANTS, Variant
-from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
+from pinnersage_assets.partitions import DAILY, JUDGING_DAYS, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 
@@ -35,7 +35,7 @@ _NOBODY = Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
 @dg.asset(
     key=["evaluation", "ranking_users"],
     partitions_def=DAILY,
-    deps=[*READS, *reads(SAME_DAY, "staging.impressions")],
+    deps=[*READS, *reads(JUDGING_DAYS, "staging.impressions")],
     kinds={"numpy"},
     code_version="1",
 )

@@ -15,7 +15,7 @@ from pinnersage_assets.model.retrieval_task import (
 )
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import VARIANTS, Variant
-from pinnersage_assets.partitions import DAILY, SAME_DAY, YESTERDAY, partition_day, reads
+from pinnersage_assets.partitions import DAILY, KNOWN_DAY, SAME_DAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -27,7 +27,7 @@ RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = 
 @dg.asset(
     key=["evaluation", "retrieval_users"],
     partitions_def=DAILY,
-    deps=[*READS, *reads(YESTERDAY, "retrieval.recommendations")],
+    deps=[*READS, *reads(KNOWN_DAY, "retrieval.recommendations")],
     kinds={"numpy"},
     code_version="3",
 )
