@@ -360,7 +360,7 @@ def _search_pins(lists: _Lists, task: RetrievalTask, search: Search) -> _PinNeig
     return _PinNeighbours(pin_rows, rows, depth)
 
 
-def _family(variant: Variant) -> tuple[str, str, float]:
+def _family(variant: Variant) -> tuple[str, float | None, str, float]:
     """What two variants have in common if the same cluster has the same embedding in both."""
     decay_per_day = variant.decay_per_day if variant.representation == "decayed_centroid" else 0.0
-    return variant.clustering, variant.representation, decay_per_day
+    return variant.clustering, variant.alpha, variant.representation, decay_per_day

@@ -56,11 +56,15 @@ class Variant:
     """What each brings to the budget: floor(budget / e), or in proportion to ``importance``."""
     refill: bool = True
     """Whether overlaps are refilled, so that sets of all variants are equally large; in the paper they are not."""
+    alpha: float | None = None
+    """Where ``ward`` and ``complete_linkage`` are cut; None stands for the alpha of the population."""
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
             if (value := getattr(self, field)) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
+        if not (self.alpha is None or self.alpha >= 0):
+            raise ValueError(f"alpha must be a number >= 0, or None, not {self.alpha}")
         if not 0 <= self.decay_per_day < np.inf:
             raise ValueError(f"decay_per_day must be a finite number >= 0, not {self.decay_per_day}")
         whole = isinstance(self.embeddings, int) and not isinstance(self.embeddings, bool)
@@ -138,7 +142,8 @@ class UserEmbeddings:
             ages: (actions,) days from the action to T_now, >= 0.
             pin_ids: (pins,) the id of each row of ``vectors``, ascending, each once.
             vectors: (pins, d) float32 unit vectors.
-            alpha: threshold of the squared Ward distance, and of the squared Euclidean distance of complete linkage.
+            alpha: threshold of the squared Ward distance, and of the squared Euclidean distance of complete linkage,
+                for variants without their own.
             keys: what is random in clustering belongs to these (seed, day), and to the user.
 
         Raises:
@@ -168,7 +173,8 @@ class UserEmbeddings:
         Returns:
             those of a user do not depend on the other users, nor on the order of actions.
         """
-        clusters, owners, medoid_rows = self._clustered(variant.clustering)
+        alpha = self._alpha if variant.alpha is None else variant.alpha
+        clusters, owners, medoid_rows = self._clustered(variant.clustering, alpha)
         weights = importance(self._ages, clusters, variant.decay_per_day, len(owners))
         size = variant.embeddings or max(1, len(owners))
         if variant.selection == "sampled":
@@ -183,7 +189,7 @@ class UserEmbeddings:
             chosen = self.vectors[medoid_rows[selected]]
         else:
             decay_per_day = variant.decay_per_day if variant.representation == "decayed_centroid" else 0.0
-            chosen = self._averages(variant.clustering, decay_per_day)[selected]
+            chosen = self._averages(variant.clustering, alpha, decay_per_day)[selected]
         return Embeddings(owners[selected], chosen, weights[selected], medoid_rows[selected])
 
     def _recency(self, clusters: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
@@ -192,12 +198,14 @@ class UserEmbeddings:
         np.minimum.at(last, clusters, self._ages)
         return 1 / (1 + last)
 
-    def _find_clusters(self, clustering: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _find_clusters(
+        self, clustering: str, alpha: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The cluster of each action, from 0 over all users, and the user and the medoid of each cluster."""
         users, rows, counts = self._point_users, self._point_rows, self._counts
         if clustering == "pins":
             return np.repeat(np.arange(len(users)), counts), users, rows
-        labels = _cluster(clustering, users, rows, counts, self.vectors, self._alpha, self._keys)
+        labels = _cluster(clustering, users, rows, counts, self.vectors, alpha, self._keys)
         _, first, numbers = np.unique(np.stack([users, labels], axis=1), axis=0, return_index=True, return_inverse=True)
         members = np.argsort(numbers, kind="stable")
         found = find_medoids(
@@ -206,8 +214,8 @@ class UserEmbeddings:
         medoid_ids = found[offsets_of(numbers[members])[:-1]]
         return np.repeat(numbers, counts), users[first], rows_of(self._pin_ids, medoid_ids)
 
-    def _average_clusters(self, clustering: str, decay_per_day: float) -> NDArray[np.float32]:
-        clusters, _, medoid_rows = self._clustered(clustering)
+    def _average_clusters(self, clustering: str, alpha: float, decay_per_day: float) -> NDArray[np.float32]:
+        clusters, _, medoid_rows = self._clustered(clustering, alpha)
         members = np.argsort(clusters, kind="stable")
         offsets = offsets_of(clusters[members])
         means = decay_averages(self.vectors, self._pin_rows[members], self._ages[members], offsets, decay_per_day)

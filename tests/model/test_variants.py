@@ -294,6 +294,18 @@ def test_alpha_at_its_ends(alpha, expected):
     assert [len(result[name].user_ids) for name in variants] == [expected, expected]
 
 
+@pytest.mark.parametrize("clustering", ["ward", "complete_linkage"])
+def test_a_variant_with_its_own_alpha_is_as_in_a_population_of_that_alpha(people, clustering):
+    (users, rows, ages), pins = people
+    for representation in ("medoid", "centroid"):
+        variant = Variant(clustering, representation, selection="top", embeddings=None)
+        own = {"its": replace(variant, alpha=0.3), "other": variant}
+        found = embed_users(users, rows, ages, *pins, ALPHA, own, KEYS)
+        expected = embed_users(users, rows, ages, *pins, 0.3, {"it": variant}, KEYS)["it"]
+        assert_same(found["its"], expected)
+        assert len(found["other"].user_ids) != len(expected.user_ids)
+
+
 def test_where_pins_cancel_out_the_medoid_stands_in_for_their_mean():
     vectors = np.float32([[1, 0], [-1, 0]])
     variant = {"it": Variant(representation="centroid")}
@@ -351,6 +363,7 @@ def test_all_together_is_the_decay_average_of_all_actions(people):
         ("decay_per_day", np.inf, "^decay_per_day must be a finite number >= 0, not inf"),
         ("embeddings", 0, "^embeddings must be an integer >= 1, or None for all, not 0"),
         ("embeddings", 2.5, "^embeddings must be an integer >= 1, or None for all, not 2.5"),
+        ("alpha", -0.1, "^alpha must be a number >= 0, or None, not -0.1"),
     ],
 )
 def test_impossible_variants_are_refused_by_field(field, value, message):
