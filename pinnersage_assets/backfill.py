@@ -57,8 +57,8 @@ def plan_backfill(
 
     Returns:
         Pins since the first partition, raw and staging of the window, and near-duplicates since the first partition
-        (many days a run), then corpus, users and retrieval of the days before ``first`` that are judged, and the whole lineage of the
-        wanted days (a day a run).
+        (many days a run), then corpus, users and retrieval of the days before ``first`` that are judged, and the whole
+        lineage of the wanted days (a day a run).
 
     Raises:
         ValueError: the days are out of order or before the first partition.

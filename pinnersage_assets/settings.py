@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Self
 
 import dagster as dg
+import polars as pl
 from pydantic import Field, ValidationError, model_validator
+
+from pinnersage_assets.model.calibration import FAMILIES, grid
+from pinnersage_assets.model.variants import CONTROLS, VARIANTS, Variant
 
 SIMULATED_START_DATE = datetime.date(2026, 1, 1)
 SOURCES = ("simulated", "landing")
@@ -180,9 +184,67 @@ class EvaluationSettings(Section):
         20, ge=1, description="Impressions, or random pins, among which each action is ranked."
     )
     trailing_days: int = Field(30, ge=1, description="Days, up to the partition's, over which intervals are computed.")
+    since: str = Field("", description="First day of the test period: intervals leave out earlier days; empty: none.")
     index_cost_pins: int = Field(
         10_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."
     )
+
+
+class CalibrationSettings(Section):
+    """Which α, λ, number of medoids and shares suit the data: chosen from a grid by days that are over."""
+
+    use: str = Field(
+        "explicit",
+        pattern="^(explicit|paper|calibrated)$",
+        description="What users' embeddings and recommendations are made with: the `explicit` settings as they stand, "
+        "λ, e and shares of the `paper`, or what was `calibrated` by days before (explicit until there is a choice). "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
+    )
+    days: int = Field(14, ge=1, description="Days, up to the partition's, by which a choice is made.")
+    until: str = Field(
+        "", description="Last day of the validation period: later choices are made by the days up to it; empty: none."
+    )
+    users: int = Field(300, ge=1, description="Users a day for whom the grid is tried, drawn by seed.")
+    alphas: list[float] = Field([0.6, 1.0, 1.4], min_length=1, description="α to choose from.")
+    decays_per_day: list[float] = Field(
+        [0.0, 0.01, 0.03, 0.1, 0.3], min_length=1, description="λ to choose from, also for decay averages."
+    )
+    medoids: list[int] = Field([3, 10, 20, 50], min_length=1, description="e to choose from.")
+    shares: list[str] = Field(["equal", "importance"], min_length=1, description="Shares of the budget to choose from.")
+    last_pins: list[int] = Field(
+        [1, 5, 10, 20, 50, 100], min_length=1, description="How many last pins to choose from, for the baseline."
+    )
+
+    def grid(self) -> pl.DataFrame:
+        """The candidates, as of `model.calibration.grid`."""
+        return grid(self.alphas, self.decays_per_day, self.medoids, self.shares, self.last_pins)
+
+    @model_validator(mode="after")
+    def _all_candidates_mean_something(self) -> Self:
+        self.grid()
+        return self
+
+
+class ModelSettings(Section):
+    """A model of one's own, judged beside the others; the fields are those of `model.variants.Variant`."""
+
+    clustering: str = "ward"
+    representation: str = "medoid"
+    decay_per_day: float = 0.01
+    selection: str = "sampled"
+    embeddings: int = 3
+    shares: str = "equal"
+    refill: bool = True
+    alpha: float | None = None
+
+    def variant(self) -> Variant:
+        """What these settings say."""
+        return Variant(**self.model_dump())
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        self.variant()
+        return self
 
 
 class SimulationSettings(Section):
@@ -210,7 +272,44 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
+    models: dict[str, ModelSettings] = Field(
+        {},
+        description="Models of your own in the evaluation, a section `models.name` each: what is said of a variant in "
+        "`pinnersage_assets/model/variants.py`.",
+    )
     simulation: SimulationSettings = SimulationSettings()
+
+    @model_validator(mode="after")
+    def _choices_are_not_judged_by_what_made_them(self) -> Self:
+        until, since = read_day(self.calibration.until), read_day(self.evaluation.since)
+        if until and since and since <= until:
+            raise ValueError(
+                f"the test period that begins on {since} (evaluation.since) overlaps the validation period that ends "
+                f"on {until} (calibration.until)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _models_have_names_of_their_own(self) -> Self:
+        taken = sorted(self.models.keys() & {*VARIANTS, *CONTROLS, *FAMILIES.values()})
+        if taken:
+            raise ValueError(f"there are models {', '.join(taken)} already: give yours another name")
+        return self
+
+
+def read_day(text: str) -> datetime.date | None:
+    """A day of a setting; None where it is empty.
+
+    Raises:
+        ValueError: it is no date.
+    """
+    if not text:
+        return None
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a date such as 2026-01-31") from error
 
 
 def load_settings(path: Path) -> Settings:

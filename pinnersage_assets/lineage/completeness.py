@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from pinnersage_assets.partitions import DAILY, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, SETTINGS, WINDOW
+from pinnersage_assets.partitions import DAILY, EARLIER, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, SETTINGS, WINDOW
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 
@@ -20,7 +20,12 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
     Of a run of many days each is judged by what it reads itself. Days of its own that the run makes are on their way.
     """
     own = ".".join(spec.key.path)
-    inputs = {".".join(dep.asset_key.path): dep.partition_mapping for dep in spec.deps}
+    # Of the past of another asset that reaches back to the beginning (choices, evaluations) whatever is there is used.
+    inputs = {
+        ".".join(dep.asset_key.path): dep.partition_mapping
+        for dep in spec.deps
+        if dep.partition_mapping != EARLIER or dep.asset_key == spec.key
+    }
     if set(inputs.values()) <= {SAME_DAY}:
         return None
     offsets = " UNION ALL ".join(

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from pinnersage_assets.ann.restricted import CorpusIndex, search_among
+from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.corpus_index import make_index, measure_recall, open_corpus_index, restriction
 from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, pin_vectors, window
 from pinnersage_assets.model.candidates import candidate_sets, shares
@@ -58,13 +59,14 @@ def _queries(drawn: pl.DataFrame, settings: Settings) -> pl.DataFrame:
 @dg.asset(
     key=["retrieval", "hnsw_index"],
     partitions_def=DAILY,
-    deps=[*reads(SAME_DAY, "corpus.pins", "users.medoids"), *reads(HISTORY, "staging.pins")],
+    deps=[*parameters.READS, *reads(SAME_DAY, "corpus.pins", "users.medoids"), *reads(HISTORY, "staging.pins")],
     kinds={"numpy", "usearch"},
     code_version="2",
 )
 def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """Make the index of the day's corpus, or keep the file of an earlier run, and measure its recall."""
     day = partition_day(context)
+    settings = parameters.in_force(warehouse, settings, day)
     medoids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
     asked = _queries(drawn_medoids(warehouse, settings, day), settings)
     order = np.argsort(
@@ -91,6 +93,7 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     key=["retrieval", "medoid_neighbours"],
     partitions_def=DAILY,
     deps=[
+        *parameters.READS,
         *reads(SAME_DAY, "retrieval.hnsw_index", "corpus.pins", "users.medoids"),
         *reads(HISTORY, "staging.pins"),
     ],
@@ -102,6 +105,7 @@ def medoid_neighbours(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Query the index once for each distinct medoid, as deep as the largest share that some user takes from it."""
     day = partition_day(context)
+    settings = parameters.in_force(warehouse, settings, day)
     drawn = drawn_medoids(warehouse, settings, day)
     queries = _queries(drawn, settings)
     search = _neighbour_search(warehouse, settings, day, context.log)
@@ -152,6 +156,7 @@ def _neighbour_search(
     key=["retrieval", "recommendations"],
     partitions_def=DAILY,
     deps=[
+        *parameters.READS,
         *reads(SAME_DAY, "retrieval.medoid_neighbours", "retrieval.hnsw_index", "users.medoids", "corpus.pins"),
         *reads(WINDOW, "staging.actions"),
         *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
@@ -164,6 +169,7 @@ def recommendations(
 ) -> dg.MaterializeResult[ParquetFiles]:
     """The neighbours of each user's drawn medoids, without what the user has seen."""
     day = partition_day(context)
+    settings = parameters.in_force(warehouse, settings, day)
     drawn = drawn_medoids(warehouse, settings, day)
     pins = _recommendable_pins(warehouse, settings, day)
     neighbours = warehouse.read(

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
 from pinnersage_assets.model.feedback import feedback_factors
 from pinnersage_assets.model.medoids import importance
@@ -110,7 +111,7 @@ _FEEDBACK_TABLES = ("staging.impressions",) if SETTINGS.feedback.strength > 0 el
 @dg.asset(
     key=["users", "clusters"],
     partitions_def=DAILY,
-    deps=[*reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
+    deps=[*parameters.READS, *reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
     kinds={"numpy"},
     code_version=_CODE_VERSION,
 )
@@ -118,6 +119,7 @@ def clusters(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The distinct pins of each user in the window, clustered; a pin acted on n times is a point of weight n."""
+    settings = parameters.in_force(warehouse, settings, partition_day(context))
     scope = window(partition_day(context), settings)
     most = settings.clustering.largest_user
     made_by = f"alpha {settings.clustering.alpha!r}, code version {_CODE_VERSION}"
@@ -153,6 +155,7 @@ def clusters(
     key=["users", "medoids"],
     partitions_def=DAILY,
     deps=[
+        *parameters.READS,
         *reads(SAME_DAY, "users.clusters"),
         *reads(WINDOW, "staging.actions", *_FEEDBACK_TABLES),
         *reads(HISTORY, "staging.pins"),
@@ -164,6 +167,7 @@ def medoids(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The medoid of each cluster, and its importance from the cluster's actions."""
+    settings = parameters.in_force(warehouse, settings, partition_day(context))
     scope = window(partition_day(context), settings)
     members = warehouse.read(_MEMBERS, {"day": scope["day"], "made_by": f"code version {_CODE_VERSION}"})
     ages = warehouse.read(_AGES, scope)

@@ -102,6 +102,10 @@ VARIANTS = {
 }
 
 
+# Judged beside the variants: what was really recommended, and lists of pins that know nothing of the user.
+CONTROLS = ("recommended", "random", "popular")
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """The K embeddings selected of a population: users ascending, those of a user in the order of selection.

@@ -3,6 +3,7 @@
 A module a table, or a few that belong together; `knowledge` is what they all start from.
 """
 
+from pinnersage_assets.lineage.evaluation.calibration import calibration, calibration_trials
 from pinnersage_assets.lineage.evaluation.diversity import diversity
 from pinnersage_assets.lineage.evaluation.index_cost import index_cost
 from pinnersage_assets.lineage.evaluation.intervals import intervals
@@ -10,4 +11,15 @@ from pinnersage_assets.lineage.evaluation.next_action import next_action
 from pinnersage_assets.lineage.evaluation.ranking import ranking, ranking_users
 from pinnersage_assets.lineage.evaluation.retrieval import retrieval, retrieval_users
 
-ASSETS = [next_action, retrieval_users, retrieval, ranking_users, ranking, diversity, intervals, index_cost]
+ASSETS = [
+    calibration_trials,
+    calibration,
+    next_action,
+    retrieval_users,
+    retrieval,
+    ranking_users,
+    ranking,
+    diversity,
+    intervals,
+    index_cost,
+]

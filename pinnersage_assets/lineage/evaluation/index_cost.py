@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.ann.costs import hnsw_cost, orthoplex_cost, unrefined_cost
 from pinnersage_assets.ann.hnsw import build
+from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.corpus_index import parameters_of
 from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.lineage.retrieval import drawn_medoids
@@ -43,6 +44,7 @@ _NEIGHBOURS = 100
     key=["evaluation", "index_cost"],
     partitions_def=DAILY,
     deps=[
+        *parameters.READS,
         *reads(SAME_DAY, "users.medoids", "users.clusters", "corpus.pins"),
         *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     ],
@@ -52,6 +54,7 @@ _NEIGHBOURS = 100
 def index_cost(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """What a day's queries cost by each technique, measured on a sample of pins and of queries, at equal recall."""
     day = partition_day(context)
+    settings = parameters.in_force(warehouse, settings, day)
     pins = _sampled_groups(warehouse, settings, day)
     drawn = drawn_medoids(warehouse, settings, day)
     k = min(_NEIGHBOURS, pins["recommendable"].sum())

@@ -1,13 +1,16 @@
 """``evaluation.intervals``: how sure the differences between models are, over a trailing period."""
 
 import datetime
+from collections import defaultdict
+from collections.abc import Iterator
 
 import dagster as dg
 import polars as pl
 
 from pinnersage_assets.model.bootstrap import difference_intervals
+from pinnersage_assets.model.calibration import FAMILIES
 from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
-from pinnersage_assets.settings import Settings
+from pinnersage_assets.settings import Settings, read_day
 from pinnersage_assets.warehouse.database import Warehouse
 
 # Per user, day and model, the mean over seeds.
@@ -17,7 +20,7 @@ _SCORES = {
     "r_precision": ("evaluation.ranking_users", "r_precision", "negatives = 'impressions'"),
     "reciprocal_rank": ("evaluation.ranking_users", "reciprocal_rank", "negatives = 'impressions'"),
 }
-_BASELINES = ("last_pin", "decay_average", "last_20_pins")
+_BASELINES = ("last_pin", "decay_average", "last_20_pins", FAMILIES["single_vector"], FAMILIES["last_pins"])
 
 
 @dg.asset(
@@ -31,7 +34,8 @@ _BASELINES = ("last_pin", "decay_average", "last_20_pins")
 def intervals(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """95 % intervals of differences to baselines: a bootstrap that resamples users with all their days."""
     day = partition_day(context)
-    scope = {"day": day, "first": day - datetime.timedelta(days=settings.evaluation.trailing_days - 1)}
+    first = day - datetime.timedelta(days=settings.evaluation.trailing_days - 1)
+    scope = {"day": day, "first": max(first, read_day(settings.evaluation.since) or first)}
     frames = []
     for metric, (table, score, condition) in _SCORES.items():
         scores = warehouse.read(
@@ -41,37 +45,44 @@ def intervals(context: dg.AssetExecutionContext, warehouse: Warehouse, settings:
             """,
             scope,
         )
-        # Models that did not judge every user and day, because they are newer, cannot be compared.
         wide = scores.pivot("model", index=["user_id", "dt"], values="score").sort("user_id", "dt")
-        models = [name for name in wide.columns[2:] if wide[name].null_count() == 0]
-        days = wide["dt"].to_physical().to_numpy()
         for baseline in _BASELINES:
-            if baseline not in models:
-                continue
-            found = difference_intervals(
-                wide["user_id"].to_numpy(),
-                days,
-                wide.select(models).to_numpy(),
-                models.index(baseline),
-                (settings.seed, day.toordinal()),
-            )
-            frames.append(
-                pl.DataFrame(
-                    {
-                        "model": models,
-                        "difference": found.differences,
-                        "low": found.lows,
-                        "high": found.highs,
-                    }
+            for models, both in _compared(wide, baseline):
+                found = difference_intervals(
+                    both["user_id"].to_numpy(),
+                    both["dt"].to_physical().to_numpy(),
+                    both.select(models).to_numpy(),
+                    models.index(baseline),
+                    (settings.seed, day.toordinal()),
                 )
-                .with_columns(pl.col("low", "high").fill_nan(None))
-                .with_columns(
-                    metric=pl.lit(metric),
-                    baseline=pl.lit(baseline),
-                    users=pl.lit(wide["user_id"].n_unique()),
-                    days=pl.lit(wide["dt"].n_unique()),
+                frame = pl.DataFrame(
+                    {"model": models, "difference": found.differences, "low": found.lows, "high": found.highs}
                 )
-                .filter(pl.col("model") != baseline)
-            )
+                frames.append(
+                    frame.with_columns(
+                        pl.col("low", "high").fill_nan(None),
+                        metric=pl.lit(metric),
+                        baseline=pl.lit(baseline),
+                        users=pl.lit(both["user_id"].n_unique()),
+                        days=pl.lit(both["dt"].n_unique()),
+                    ).filter(pl.col("model") != baseline)
+                )
     columns = ["metric", "model", "baseline", "difference", "low", "high", "users", "days"]
     return pl.concat(frames).select(columns) if frames else pl.DataFrame(schema=columns)
+
+
+def _compared(wide: pl.DataFrame, baseline: str) -> Iterator[tuple[list[str], pl.DataFrame]]:
+    """Models with a baseline, and the users and days on which all of them were judged.
+
+    Most models are judged on all days; one that is calibrated, or new, on some. These are compared apart, on these.
+    """
+    if baseline not in wide.columns:
+        return
+    judged = wide.filter(pl.col(baseline).is_not_null())
+    groups = defaultdict(list)
+    for model in judged.columns[2:]:
+        groups[judged[model].is_not_null().to_numpy().tobytes()].append(model)
+    for models in groups.values():
+        both = judged.filter(pl.all_horizontal(pl.col(models).is_not_null()))
+        if len(both):
+            yield [baseline, *(model for model in models if model != baseline)], both

@@ -106,14 +106,21 @@ class Knowledge:
         return Pairs.of(own["user"].to_numpy(), rows_of(self.corpus_ids, own["pin_id"].to_numpy()))
 
 
-def gather_knowledge(warehouse: Warehouse, settings: Settings, today: datetime.date) -> Knowledge:
-    """Everything that the evaluation of a day needs to know; of no user, where nobody can be judged."""
+def gather_knowledge(
+    warehouse: Warehouse, settings: Settings, today: datetime.date, most_users: int | None = None
+) -> Knowledge:
+    """Everything that the evaluation of a day needs to know; of no user, where nobody can be judged.
+
+    Fewer users than are evaluated, drawn by the same seed, are some of them.
+    """
     day = today - datetime.timedelta(days=settings.evaluation.horizon_days)
     scope = window(day, settings)
     keep_seen = settings.evaluation.keep_seen
     targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})
     actions = warehouse.read(KNOWN_ACTIONS, scope)
-    users, counts = _users_to_judge(targets, actions, settings, today)
+    users, counts = _users_to_judge(
+        targets, actions, most_users or settings.evaluation.users, (settings.seed, today.toordinal())
+    )
     corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
     pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
     own = _of_users(actions, users)
@@ -153,14 +160,14 @@ def budget(settings: Settings, corpus_size: int) -> int:
 
 
 def _users_to_judge(
-    targets: pl.DataFrame, actions: pl.DataFrame, settings: Settings, today: datetime.date
+    targets: pl.DataFrame, actions: pl.DataFrame, most_users: int, keys: tuple[int, int]
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Users with something to foresee and something known, ascending, sampled by seed; and the counts of others."""
     wanted, known = targets["user_id"].unique(), actions["user_id"].unique()
     warm = np.intersect1d(wanted.to_numpy(), known.to_numpy())
-    order = np.argsort(keyed_uniform("evaluated users", settings.seed, today.toordinal(), warm))
+    order = np.argsort(keyed_uniform("evaluated users", *keys, warm))
     counts = {"users who did something new": len(wanted), "cold users, not judged": len(wanted) - len(warm)}
-    return np.sort(warm[order[: settings.evaluation.users]]), counts
+    return np.sort(warm[order[:most_users]]), counts
 
 
 def _of_users(frame: pl.DataFrame, users: NDArray[np.int64]) -> pl.DataFrame:

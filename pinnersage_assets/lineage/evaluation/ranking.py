@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
 from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.ranking_metrics import Candidates, best_cosines, draw_negatives, rank_metrics
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import VARIANTS, Variant
+from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.partitions import DAILY, JUDGING_DAYS, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -35,7 +36,7 @@ _NOBODY = Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
 @dg.asset(
     key=["evaluation", "ranking_users"],
     partitions_def=DAILY,
-    deps=[*READS, *reads(JUDGING_DAYS, "staging.impressions")],
+    deps=[*READS, *models.READS, *reads(JUDGING_DAYS, "staging.impressions")],
     kinds={"numpy"},
     code_version="1",
 )
@@ -73,7 +74,7 @@ def ranking_users(
             if kind == "impressions":
                 drawn = max(1, len(negatives.pairs.rows))
                 metadata["share of impressions padded at random"] = float(negatives.from_pool.sum() / drawn)
-        for model, variant in VARIANTS.items():
+        for model, variant in models.models_to_judge(warehouse, settings, known).items():
             frames += _ranked(known, model, variant, settings, candidates, vectors)
             context.log.info(f"ranked by {model}")
     columns = ["user_id", "model", "seed", "negatives", "actions", "r_precision", "reciprocal_rank"]

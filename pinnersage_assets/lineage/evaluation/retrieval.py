@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import (
@@ -14,7 +15,7 @@ from pinnersage_assets.model.retrieval_task import (
     random_sets,
 )
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import VARIANTS, Variant
+from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.partitions import DAILY, KNOWN_DAY, SAME_DAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
@@ -27,7 +28,7 @@ RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = 
 @dg.asset(
     key=["evaluation", "retrieval_users"],
     partitions_def=DAILY,
-    deps=[*READS, *reads(KNOWN_DAY, "retrieval.recommendations")],
+    deps=[*READS, *models.READS, *reads(KNOWN_DAY, "retrieval.recommendations")],
     kinds={"numpy"},
     code_version="3",
 )
@@ -39,8 +40,9 @@ def retrieval_users(
     rows = pl.DataFrame(schema=["user_id", "model", "seed", "targets", "relevant", "recalled", "set_size"])
     if len(known.users):
         keys = {seed: (seed, known.day.toordinal()) for seed in seeds_of(Variant(), settings)}
+        judged = models.models_to_judge(warehouse, settings, known)
         variants, counts = judge_variants(
-            known.population, known.users, VARIANTS, keys, known.task, known.search, log_progress(context.log, "users")
+            known.population, known.users, judged, keys, known.task, known.search, log_progress(context.log, "users")
         )
         controls = _controls(known, keys) | {
             ("recommended", settings.seed): known.pairs(warehouse.read(RECOMMENDED, {"day": known.day}))

@@ -1,0 +1,72 @@
+"""``evaluation.calibration*``: which setting suits the data, by what each would have foreseen."""
+
+import datetime
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
+from pinnersage_assets.model.calibration import COLUMNS, choose, variant_of
+from pinnersage_assets.model.retrieval_task import judge_variants
+from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
+from pinnersage_assets.progress import log_progress
+from pinnersage_assets.settings import Settings, read_day
+from pinnersage_assets.warehouse.database import Warehouse
+
+
+@dg.asset(
+    key=["evaluation", "calibration_trials"],
+    partitions_def=DAILY,
+    deps=READS,
+    kinds={"numpy"},
+    code_version="1",
+)
+def calibration_trials(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """What every candidate of the grid foresaw of the day, for a sample of users."""
+    known = gather_knowledge(warehouse, settings, partition_day(context), settings.calibration.users)
+    candidates = settings.calibration.grid().with_row_index("number")
+    variants = {str(number): variant_of(*choice) for number, *choice in candidates.iter_rows()}
+    found = {"relevance": [], "recall": []}
+    if len(known.users):
+        _, counts = judge_variants(
+            known.population,
+            known.users,
+            variants,
+            {settings.seed: (settings.seed, known.day.toordinal())},
+            known.task,
+            known.search,
+            log_progress(context.log, "users"),
+        )
+        targets = np.bincount(known.task.targets.users, minlength=len(known.users))
+        found = {
+            "relevance": (counts.relevant / targets).mean(axis=1),
+            "recall": (counts.recalled / targets).mean(axis=1),
+        }
+    tried = candidates.head(len(found["recall"])).select(COLUMNS)
+    return dg.MaterializeResult(
+        value=tried.with_columns(**{name: pl.Series(values) for name, values in found.items()}, users=len(known.users)),
+        metadata=known.counts,
+    )
+
+
+@dg.asset(
+    key=["evaluation", "calibration"],
+    partitions_def=DAILY,
+    # Of earlier days those on which candidates were tried take part.
+    deps=reads(SAME_DAY, "evaluation.calibration_trials"),
+    kinds={"polars"},
+    code_version="1",
+)
+def calibration(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+    """The trials of the validation period pooled, and of each family the best candidate chosen for later days."""
+    last = partition_day(context)
+    if until := read_day(settings.calibration.until):
+        last = min(last, until)
+    trials = warehouse.read(
+        "FROM evaluation.calibration_trials WHERE dt BETWEEN $first AND $last",
+        {"first": last - datetime.timedelta(days=settings.calibration.days - 1), "last": last},
+    )
+    return choose(trials)

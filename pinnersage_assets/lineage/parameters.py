@@ -1,0 +1,46 @@
+"""Which parameters hold on a day: the settings as they stand, the paper's, or what was calibrated before the day."""
+
+import datetime
+
+from pinnersage_assets.model.calibration import variant_of
+from pinnersage_assets.model.variants import Variant
+from pinnersage_assets.partitions import EARLIER, SETTINGS, reads
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+# What an asset reads that asks for the parameters in force. Without calibration that is nothing.
+READS = reads(EARLIER, "evaluation.calibration") if SETTINGS.calibration.use == "calibrated" else []
+
+_NEWEST_CHOICES = """
+    SELECT family, alpha, decay_per_day, embeddings, shares FROM evaluation.calibration
+    WHERE chosen AND dt = (SELECT max(dt) FROM evaluation.calibration WHERE dt < $day)
+"""
+
+
+def newest_choices(warehouse: Warehouse, day: datetime.date) -> dict[str, Variant]:
+    """What was chosen last before a day, by family; nothing where nothing was."""
+    return {
+        family: variant_of(family, *choice)
+        for family, *choice in warehouse.read(_NEWEST_CHOICES, {"day": day}).iter_rows()
+    }
+
+
+def in_force(warehouse: Warehouse, settings: Settings, day: datetime.date) -> Settings:
+    """The settings with the α, λ, number of medoids and shares that hold on a day.
+
+    The paper does not say its α (that belongs to the embeddings), so `paper` leaves the setting's.
+    """
+    if settings.calibration.use == "explicit":
+        return settings
+    chosen = Variant() if settings.calibration.use == "paper" else newest_choices(warehouse, day).get("pinnersage")
+    if chosen is None:
+        return settings
+    alpha = settings.clustering.alpha if chosen.alpha is None else chosen.alpha
+    clustering = {"alpha": alpha, "decay_per_day": chosen.decay_per_day}
+    retrieval = {"sampled_medoids": chosen.embeddings, "shares": chosen.shares}
+    return settings.model_copy(
+        update={
+            "clustering": settings.clustering.model_copy(update=clustering),
+            "retrieval": settings.retrieval.model_copy(update=retrieval),
+        }
+    )
