@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.settings import SIMULATED_START_DATE, Settings, load_settings, read_environment
 
 
@@ -32,6 +33,18 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
     assert settings.retrieval == Settings().retrieval
 
 
+def test_models_of_ones_own_differ_from_the_papers_in_what_is_named(tmp_path):
+    text = "[models.many]\nembeddings = 20\nshares = 'importance'\n[models.finer]\nalpha = 0.5\n"
+    models = load_settings(write(tmp_path, text)).models
+    assert models["many"].variant() == Variant(embeddings=20, shares="importance")
+    assert models["finer"].variant() == Variant(alpha=0.5)
+
+
+def test_the_day_after_the_validation_period_may_be_judged(tmp_path):
+    text = "[calibration]\nuntil = '2026-03-14'\n[evaluation]\nsince = '2026-03-15'"
+    assert load_settings(write(tmp_path, text)).evaluation.since == "2026-03-15"
+
+
 def test_an_empty_file_means_the_defaults(tmp_path):
     assert load_settings(write(tmp_path, "")) == Settings()
 
@@ -51,6 +64,20 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         ("[index]\ndtype = 'f64'", "index.dtype"),
         ("[retrieval]\nsampled_medoids = 0\nbudget = 0", r"retrieval.sampled_medoids.*retrieval.budget"),
         ("seed = -1", "seed"),
+        ("[calibration]\nuse = 'best'", "calibration.use"),
+        ("[calibration]\nalphas = []", "calibration.alphas"),
+        ("[calibration]\nmedoids = [3, 0]", "calibration.*embeddings must be an integer >= 1"),
+        ("[calibration]\nshares = ['fair']", "calibration.*shares must be one of equal, importance"),
+        ("[calibration]\nuntil = 'soon'", "'soon' is not a date such as 2026-01-31"),
+        (
+            "[calibration]\nuntil = '2026-03-14'\n[evaluation]\nsince = '2026-03-14'",
+            "the test period that begins on 2026-03-14 .* overlaps the validation period that ends on 2026-03-14",
+        ),
+        ("[evaluation]\nhorizon_days = 0", "evaluation.horizon_days"),
+        ("[models.mine]\nembeddings = 0", "models.mine.*embeddings must be an integer >= 1"),
+        ("[models.mine]\nclustering = 'kmeans'", "models.mine.*clustering must be one of"),
+        ("[models.mine]\nlinkage = 'ward'", "models.mine.linkage"),
+        ("[models.popular]\nembeddings = 4", "there are models popular already"),
         ("[clustering]\nalpha = nan", "clustering.alpha"),
         ("[clustering]\ndecay_per_day = inf", "clustering.decay_per_day"),
         ("[window\ndays = 14", "is not a TOML file"),

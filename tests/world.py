@@ -49,6 +49,13 @@ def small_settings(**sections) -> Settings:
         "index": {"recall_sample": 100},
         "retrieval": {"budget": 60, "margin": 10},
         "evaluation": {"users": 40, "seeds": 2, "largest_share": 0.1},
+        "calibration": {
+            "users": 20,
+            "alphas": [0.5, 1.2],
+            "decays_per_day": [0.01, 0.5],
+            "medoids": [2, 6],
+            "last_pins": [1, 4],
+        },
         "simulation": {
             "users": 60,
             "pins": 800,
@@ -111,7 +118,10 @@ class World:
 
     def backfilling(self, first: Day, last: Day, again: bool = False) -> Iterable[backfilling.PlannedRun]:
         return backfilling.backfill(
-            self.defs, self.warehouse, self.instance, START,
+            self.defs,
+            self.warehouse,
+            self.instance,
+            START,
             self.settings.window.days,
             self.settings.evaluation.horizon_days,
             first,

@@ -17,7 +17,9 @@ from pinnersage_assets.sources.event_files import id_text, is_parquet, read_tabl
 from pinnersage_assets.sources.landing import (
     LandingSource,
     day_folder,
+    fitted_before,
     landed_days,
+    record_fit,
     write_day,
     write_parquet_atomically,
 )
@@ -104,7 +106,7 @@ def import_events(
             events of a user on a day.
         vectors: a Parquet file with the item column and `embedding`; vectors are handed on as they are.
         vectors_before: without `vectors`: fit them to the events before this day (UTC). Items that appear
-            later have none.
+            later have none. ``vectors.toml`` records the day: nothing before it is evaluated.
         dimensions: length of fitted vectors.
         seed: of the fit.
         replace: overwrite days that exist. Days that this source does not touch always stay.
@@ -205,6 +207,9 @@ def land_events(
         if dictionary is not None:
             write_parquet_atomically(dictionary, dictionary_path(folder, name))
     _write_refused(events, originals, source_name, folder)
+    if options.before:
+        # First of all: vectors that are there are never taken for fitted to less than they were.
+        record_fit(folder, max(options.before, fitted_before(folder) or options.before))
     _write_days(folder, "pins", days, pins)
     _write_days(folder, "actions", days, accepted.select("day", "user_id", "pin_id", "action", "ts"))
 

@@ -7,6 +7,7 @@ came, and the SQL staging models refuse them and say why.
 
 import datetime
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ _OPTIONAL: dict[str, dict[str, pl.DataType]] = {
         "text_fraction": pl.Float32(),
     },
 }
+
+
+_VECTORS_FILE = "vectors.toml"
 
 
 class LandingError(ValueError):
@@ -239,3 +243,34 @@ def _advice_for_ids(column: str) -> str:
         ". Ids are 64-bit integers; `python -m pinnersage_assets import-events` maps other ids to them and "
         "keeps the dictionary"
     )
+
+
+def fitted_before(folder: Path) -> Day | None:
+    """The day before which all actions lie that embeddings were fitted to; None where nobody says.
+
+    Args:
+        folder: the landing folder. A line ``fitted_before = 2026-03-01`` in its ``vectors.toml`` says so.
+
+    Raises:
+        LandingError: the file cannot be read, or says no day; names it.
+    """
+    path = folder / _VECTORS_FILE
+    if not path.exists():
+        return None
+    try:
+        day = tomllib.loads(path.read_text(encoding="utf-8")).get("fitted_before")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise LandingError(f"{path} cannot be read: {error}") from error
+    if not isinstance(day, datetime.date) or isinstance(day, datetime.datetime):
+        raise LandingError(f"{path} must have a line such as fitted_before = 2026-03-01; it says {day!r}")
+    return day
+
+
+def record_fit(folder: Path, before: Day) -> None:
+    """Write down up to when embeddings were fitted, for `fitted_before`."""
+    with written_atomically(folder / _VECTORS_FILE) as path:
+        path.write_text(
+            f"# Embeddings were fitted to actions before this day; nothing earlier is evaluated.\n"
+            f"fitted_before = {before.isoformat()}\n",
+            encoding="utf-8",
+        )

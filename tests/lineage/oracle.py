@@ -178,11 +178,14 @@ class Oracle:
 
 
 def targets_of(user: int, yesterday: Oracle, today: Oracle) -> list[tuple[int | None, np.ndarray | None]]:
-    """What a user did today and had not seen: of each group the pin in yesterday's corpus, if any, and its vector."""
+    """What a user did since yesterday, up to today, and had not seen.
+
+    Of each group the pin in yesterday's corpus, if any, and its vector.
+    """
     before = {today.group(pin) for _, who, pin, _, _ in yesterday.all_actions if who == user}
     acted = defaultdict(list)
     for dt, who, pin, _, _ in today.actions:
-        if who == user and dt == today.day and today.group(pin) not in before:
+        if who == user and dt > yesterday.day and today.group(pin) not in before:
             acted[today.group(pin)].append(pin)
     targets = []
     for group, pins in acted.items():

@@ -4,10 +4,11 @@ import datetime
 from collections import defaultdict
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import LAST
 from oracle import Oracle, targets_of
-from world import failures, small_settings
+from world import failures, on, small_settings
 
 from pinnersage_assets.model.variants import VARIANTS
 
@@ -173,6 +174,19 @@ def test_a_day_without_actions_or_impressions_is_empty_and_no_failure(world, tmp
     assert set(copy.partition("evaluation.intervals", LAST)["days"]) == {1}
 
 
+def test_nothing_is_judged_that_embeddings_were_fitted_to(world, tmp_path):
+    copy = world.copy(tmp_path / "data")
+    tables = [
+        f"evaluation.{name}" for name in ("next_action", "retrieval_users", "ranking_users", "calibration_trials")
+    ]
+    for before, is_judged in ((LAST, True), (LAST + datetime.timedelta(days=1), False)):
+        (copy.landing / "vectors.toml").write_text(f"fitted_before = {before}\n")
+        assert failures(copy.run("daily", LAST, only=tables)) == {}
+        for table in tables:
+            assert copy.partition(table, LAST).equals(world.partition(table, LAST)) is is_judged
+            assert copy.partition(table, LAST).is_empty() is not is_judged
+
+
 def test_without_impressions_actions_are_ranked_among_random_pins(world, tmp_path):
     copy = world.copy(tmp_path / "data")
     copy.execute("DELETE FROM staging.impressions WHERE dt = $day", day=LAST)
@@ -184,6 +198,68 @@ def test_without_impressions_actions_are_ranked_among_random_pins(world, tmp_pat
             rows.filter(negatives=kind).sort("model", "seed", "user_id")[name] for kind in ("impressions", "random")
         )
         assert padded.equals(random)
+
+
+def test_a_longer_horizon_judges_models_of_an_earlier_day_on_all_its_days(world, tmp_path):
+    settings = small_settings(window={"days": 8}, evaluation={"users": 1000, "horizon_days": 2, "since": str(LAST)})
+    copy, known = world.copy(tmp_path / "data", settings), LAST - datetime.timedelta(days=2)
+    assert failures(copy.run("daily", known, only=["corpus.excluded", "corpus.pins"])) == {}
+    users = ["users.clusters", "users.medoids", "retrieval.hnsw_index", "retrieval.medoid_neighbours"]
+    assert failures(copy.run("daily", known, only=[*users, "retrieval.recommendations"])) == {}
+    tables = ["evaluation.retrieval_users", "evaluation.ranking_users", "evaluation.intervals"]
+    assert failures(copy.run("daily", LAST, only=tables)) == {}
+    before, after = Oracle(copy, known), Oracle(copy, LAST)
+    expected = {user: len(targets_of(user, before, after)) for user in before.pins_of}
+    found = dict(copy.partition("evaluation.retrieval_users", LAST).select("user_id", "targets").rows())
+    assert found == {user: count for user, count in expected.items() if count}
+    assert len(found) > len(world.partition("evaluation.retrieval_users", LAST)["user_id"].unique())
+    assert set(copy.partition("evaluation.intervals", LAST)["days"]) == {1}
+
+
+# --- Which models are judged
+
+
+def test_calibrated_models_are_those_chosen_before_the_known_day_and_settings_name_more(world, tmp_path):
+    mine = {"clustering": "pins", "selection": "latest", "embeddings": 7}
+    settings = small_settings(window={"days": 8}, evaluation={"users": 1000}, models={"last_7": mine})
+    copy = world.copy(tmp_path / "data", settings)
+    choices = {
+        on(7): "('pinnersage', 0.4, 0.2, 9, 'importance')",  # older
+        on(8): "('pinnersage', 1.2, 0.01, 3, 'equal'), ('last_pins', NULL, NULL, 20, NULL)",
+        on(9): "('pinnersage', 0.5, 0.2, 9, 'importance')",  # too late for models of this day
+    }
+    copy.execute("DELETE FROM evaluation.calibration")
+    for day, rows in choices.items():
+        copy.execute(
+            f"""
+            INSERT INTO evaluation.calibration
+                (dt, family, alpha, decay_per_day, embeddings, shares, relevance, recall, score, users, days, chosen)
+            SELECT $day, *, 0, 0, 0, 1, 1, true FROM (VALUES {rows})
+            """,
+            day=day,
+        )
+    tables = ["evaluation.retrieval_users", "evaluation.ranking_users", "evaluation.intervals"]
+    assert failures(copy.run("daily", LAST, only=tables)) == {}
+    for table in tables[:2]:
+        rows = copy.partition(table, LAST)
+        assert set(rows["model"]) - set(world.partition(table, LAST)["model"]) == {
+            "calibrated",
+            "calibrated_last_pins",
+            "last_7",
+        }
+        for model, same in (("calibrated", "pinnersage"), ("calibrated_last_pins", "last_20_pins")):
+            its, others = (rows.filter(model=name).drop("model") for name in (model, same))
+            order = [name for name in ("user_id", "seed", "negatives") if name in its.columns]
+            assert its.sort(order).equals(others.sort(order))
+    # They were judged on one of the two days, and are compared on that one.
+    intervals = copy.partition("evaluation.intervals", LAST).filter(metric="recall", baseline="decay_average")
+    days = dict(intervals.select("model", "days").rows())
+    assert (days["calibrated"], days["last_7"], days["pinnersage"]) == (1, 1, 2)
+    alone = copy.partition("evaluation.retrieval_users", LAST)
+    mean = alone.with_columns(recall=alone["recalled"] / alone["targets"]).group_by("model").agg(pl.mean("recall"))
+    mean = dict(mean.rows())
+    difference = dict(intervals.select("model", "difference").rows())["calibrated"]
+    assert difference == pytest.approx(mean["calibrated"] - mean["decay_average"])
 
 
 def test_what_was_seen_can_be_kept(world, tmp_path):

@@ -15,6 +15,7 @@ QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
 def settings_rows() -> list[str]:
     """The README's table of settings, as the settings themselves have it."""
     rows = [f"| `seed` | {Settings().seed} | {Settings.model_fields['seed'].description} |"]
+    rows.append(f"| `models` | {{}} | {Settings.model_fields['models'].description} |")
     for section, field in Settings.model_fields.items():
         if isinstance(field.default, Section):
             for name, setting in type(field.default).model_fields.items():

@@ -26,6 +26,7 @@ from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import UserEmbeddings, Variant
 from pinnersage_assets.partitions import HISTORY, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, reads
 from pinnersage_assets.settings import Settings
+from pinnersage_assets.sources.landing import fitted_before
 from pinnersage_assets.warehouse.database import Warehouse
 
 # What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
@@ -93,6 +94,8 @@ class Knowledge:
     """A row a target, in their order: vector_pin_id, null without a vector."""
     popularity: NDArray[np.int64]
     """(m,) actions of all users inside the window on each corpus pin."""
+    fitted_before: datetime.date | None
+    """The day before which the embeddings' training data lie, where the landing folder says so."""
     counts: dict[str, int]
     """Users who did something new, and how many of them are cold: nothing is known of them, and nobody judges them."""
 
@@ -118,6 +121,10 @@ def gather_knowledge(
     keep_seen = settings.evaluation.keep_seen
     targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})
     actions = warehouse.read(KNOWN_ACTIONS, scope)
+    fitted = fitted_before(warehouse.data_folder / "landing")
+    if fitted and day + datetime.timedelta(days=1) < fitted:
+        # Embeddings that have seen what they are judged on would look better than they are.
+        targets = targets.clear()
     users, counts = _users_to_judge(
         targets, actions, most_users or settings.evaluation.users, (settings.seed, today.toordinal())
     )
@@ -145,7 +152,7 @@ def gather_knowledge(
         settings.evaluation.relevance_cosine,
     )
     popularity = np.bincount(rows_of(corpus_ids, in_corpus), minlength=len(corpus))
-    return Knowledge(day, users, population, task, corpus_ids, _of_users(targets, users), popularity, counts)
+    return Knowledge(day, users, population, task, corpus_ids, _of_users(targets, users), popularity, fitted, counts)
 
 
 def seeds_of(variant: Variant, settings: Settings) -> range:

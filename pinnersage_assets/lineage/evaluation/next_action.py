@@ -10,6 +10,7 @@ from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.partitions import DAILY, HISTORY, WINDOW, partition_day, reads
 from pinnersage_assets.settings import Settings
+from pinnersage_assets.sources.landing import fitted_before
 from pinnersage_assets.warehouse.database import Warehouse
 
 # The window's actions, today's included, on pins with a vector.
@@ -33,6 +34,10 @@ def next_action(
     """How often one vector, made of what a user did before, is near what the user does next."""
     day = partition_day(context)
     actions = warehouse.read(_ACTIONS, window(day, settings))
+    fitted = fitted_before(warehouse.data_folder / "landing")
+    if fitted and day < fitted:
+        # Embeddings that have seen what they are judged on would look better than they are.
+        actions = actions.clear()
     active = actions.filter("is_target")["user_id"].unique().sort().to_numpy()
     chance = keyed_uniform("evaluated users", settings.seed, day.toordinal(), active)
     judged = np.sort(active[np.argsort(chance)[: settings.evaluation.users]])
