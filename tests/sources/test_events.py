@@ -7,7 +7,7 @@ import pytest
 
 from pinnersage_assets.sources.event_files import timestamps
 from pinnersage_assets.sources.events import import_events
-from pinnersage_assets.sources.landing import LandingSource, landed_days
+from pinnersage_assets.sources.landing import LandingSource, fitted_before, landed_days
 
 FIRST = datetime.date(2026, 3, 1)
 FIT_BEFORE = datetime.date(2026, 3, 9)
@@ -94,6 +94,15 @@ def test_pins_land_on_the_day_of_their_first_event_with_unit_vectors(tmp_path):
     assert dict(pins.select("what", "created_at").iter_rows()) == dict(first.iter_rows())
     assert (pins["created_at"].dt.date() == pins["dt"]).all()
     np.testing.assert_allclose(np.linalg.norm(np.array(pins["embedding"].to_list()), axis=1), 1, atol=1e-6)
+
+
+def test_a_fit_is_recorded_and_later_imports_never_move_it_back(tmp_path):
+    folder = tmp_path / "landing"
+    early = shop().filter(pl.col("when") < day(6))
+    import_events(write(tmp_path / "1.csv", early), folder, *COLUMNS, vectors_before=FIT_BEFORE, dimensions=4)
+    assert fitted_before(folder) == FIT_BEFORE
+    import_events(write(tmp_path / "1.csv", early), folder, *COLUMNS, vectors_before=day(2), dimensions=4, replace=True)
+    assert fitted_before(folder) == FIT_BEFORE
 
 
 def test_numbers_follow_the_first_appearance_by_time_then_row(tmp_path):

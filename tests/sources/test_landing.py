@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pinnersage_assets.sources.landing import LandingError, LandingSource, landed_days, write_day
+from pinnersage_assets.sources.landing import (
+    LandingError,
+    LandingSource,
+    fitted_before,
+    landed_days,
+    record_fit,
+    write_day,
+)
 
 DAY = datetime.date(2026, 3, 1)
 NOON = datetime.datetime(2026, 3, 1, 12)
@@ -312,3 +319,32 @@ def test_landed_days_are_dates_and_misnamed_folders_are_said(tmp_path):
         with pytest.raises(LandingError, match="never read"):
             landed_days(tmp_path, "pins")
         (tmp_path / "pins" / name).rmdir()
+
+
+# --- Up to when embeddings were fitted
+
+
+def test_nobody_need_say_what_embeddings_were_fitted_to(tmp_path):
+    assert fitted_before(tmp_path) is None
+
+
+def test_the_day_that_is_recorded_is_read_again(tmp_path):
+    record_fit(tmp_path, datetime.date(2026, 3, 1))
+    assert fitted_before(tmp_path) == datetime.date(2026, 3, 1)
+    record_fit(tmp_path, datetime.date(2026, 4, 1))
+    assert fitted_before(tmp_path) == datetime.date(2026, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fitted_before = ", "cannot be read"),
+        ("fitted_before = '2026-03-01'", "a line such as fitted_before = 2026-03-01; it says '2026-03-01'"),
+        ("fitted_before = 2026-03-01T00:00:00", "a line such as"),
+        ("fited_before = 2026-03-01", "it says None"),
+    ],
+)
+def test_a_record_that_says_no_day_is_refused(tmp_path, text, message):
+    (tmp_path / "vectors.toml").write_text(text)
+    with pytest.raises(LandingError, match=rf"vectors\.toml .*{message}"):
+        fitted_before(tmp_path)
