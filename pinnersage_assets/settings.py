@@ -20,7 +20,7 @@ import polars as pl
 from pydantic import Field, ValidationError, model_validator
 
 from pinnersage_assets.model.calibration import FAMILIES, grid
-from pinnersage_assets.model.variants import CONTROLS, VARIANTS, Variant
+from pinnersage_assets.model.variants import CONTROLS, MEDOIDS, VARIANTS, Variant
 
 SIMULATED_START_DATE = datetime.date(2026, 1, 1)
 SOURCES = ("simulated", "landing")
@@ -64,6 +64,16 @@ class ClusteringSettings(Section):
         ge=0,
         description="A cluster gets one medoid for every so many actions, begun ones included; 0 means one always.",
     )
+    decayed_medoids: bool = Field(
+        False,
+        description="Whether an action weighs exp(-λ age) in the choice of the medoid too; in the paper it does not.",
+    )
+
+    @model_validator(mode="after")
+    def _medoids_are_of_one_kind(self) -> Self:
+        if self.actions_per_medoid and self.decayed_medoids:
+            raise ValueError("decayed_medoids are one a cluster: set actions_per_medoid to 0, or leave them off")
+        return self
 
 
 class FeedbackSettings(Section):
@@ -211,17 +221,24 @@ class CalibrationSettings(Section):
     )
     medoids: list[int] = Field([3, 10, 20, 50], min_length=1, description="e to choose from.")
     shares: list[str] = Field(["equal", "importance"], min_length=1, description="Shares of the budget to choose from.")
+    representations: list[str] = Field(
+        ["medoid", "decayed_medoid"],
+        min_length=1,
+        description="Kinds of medoid to choose from: the paper's, or those in whose choice actions fade.",
+    )
     last_pins: list[int] = Field(
         [1, 5, 10, 20, 50, 100], min_length=1, description="How many last pins to choose from, for the baseline."
     )
 
     def grid(self) -> pl.DataFrame:
         """The candidates, as of `model.calibration.grid`."""
-        return grid(self.alphas, self.decays_per_day, self.medoids, self.shares, self.last_pins)
+        return grid(self.alphas, self.decays_per_day, self.medoids, self.shares, self.representations, self.last_pins)
 
     @model_validator(mode="after")
     def _all_candidates_mean_something(self) -> Self:
         self.grid()
+        if not MEDOIDS.issuperset(self.representations):
+            raise ValueError(f"representations must be of {', '.join(sorted(MEDOIDS))}: the lineage keeps pins alone")
         return self
 
 

@@ -12,7 +12,7 @@ from pinnersage_assets.warehouse.database import Warehouse
 READS = reads(EARLIER, "evaluation.calibration") if SETTINGS.calibration.use == "calibrated" else []
 
 _NEWEST_CHOICES = """
-    SELECT family, alpha, decay_per_day, embeddings, shares FROM evaluation.calibration
+    SELECT family, alpha, decay_per_day, embeddings, shares, representation FROM evaluation.calibration
     WHERE chosen AND dt = (SELECT max(dt) FROM evaluation.calibration WHERE dt < $day)
 """
 
@@ -36,7 +36,12 @@ def in_force(warehouse: Warehouse, settings: Settings, day: datetime.date) -> Se
     if chosen is None:
         return settings
     alpha = settings.clustering.alpha if chosen.alpha is None else chosen.alpha
-    clustering = {"alpha": alpha, "decay_per_day": chosen.decay_per_day}
+    clustering = {
+        "alpha": alpha,
+        "decay_per_day": chosen.decay_per_day,
+        "decayed_medoids": chosen.representation == "decayed_medoid",
+        "actions_per_medoid": 0,
+    }
     retrieval = {"sampled_medoids": chosen.embeddings, "shares": chosen.shares}
     return settings.model_copy(
         update={

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
 from pinnersage_assets.model.feedback import feedback_factors
-from pinnersage_assets.model.medoids import importance
+from pinnersage_assets.model.medoids import decayed_weights, importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, SETTINGS, WINDOW, partition_day, reads
@@ -176,14 +176,15 @@ def medoids(
             f"users.clusters of {scope['day']} is not of the window as it is now ({members['actions'].sum()} actions, "
             f"now {len(ages)}): materialise users.clusters again, then this"
         )
-    known = _medoids_of_yesterday(warehouse, members, scope["day"], settings.clustering.actions_per_medoid)
+    known = _medoids_of_yesterday(warehouse, members, scope["day"], settings)
+    weights = _weights(members, ages, settings)
     fresh = members.filter(known.is_null())
     pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], fresh["pin_id"])
     found = find_medoids(
         fresh["number"].rank("dense").cast(pl.Int64).to_numpy() - 1,
         fresh["pin_id"].to_numpy(),
         pin_rows,
-        fresh["actions"].to_numpy(),
+        weights[known.is_null().to_numpy()],
         vectors,
         log_progress(context.log, "clusters"),
         settings.clustering.actions_per_medoid,
@@ -228,9 +229,15 @@ def _filled(values: pl.Series, missing: NDArray) -> pl.Series:
 
 
 def _medoids_of_yesterday(
-    warehouse: Warehouse, members: pl.DataFrame, day: datetime.date, actions_per_medoid: int
+    warehouse: Warehouse, members: pl.DataFrame, day: datetime.date, settings: Settings
 ) -> pl.Series:
-    """The medoid that each member belongs to, null where it must be found. Several medoids of a cluster always are."""
+    """The medoid that each member belongs to, null where it must be found.
+
+    That is always so of several medoids of a cluster, and of decayed ones: fingerprints do not know when actions were.
+    """
+    if settings.clustering.decayed_medoids:
+        return pl.Series(values=[None] * len(members), dtype=pl.Int64)
+    actions_per_medoid = settings.clustering.actions_per_medoid
     kept = warehouse.read(
         """
         SELECT user_id, fingerprint, any_value(medoid_pin_id) AS medoid_pin_id
@@ -241,6 +248,21 @@ def _medoids_of_yesterday(
     known = members.join(kept, on=["user_id", "fingerprint"], how="left", maintain_order="left")
     has_one = pl.col("actions").sum().over("number") <= actions_per_medoid if actions_per_medoid else pl.lit(True)
     return known.select(pl.when(has_one).then("medoid_pin_id").alias("medoid_pin_id"))["medoid_pin_id"]
+
+
+def _weights(members: pl.DataFrame, ages: pl.DataFrame, settings: Settings) -> NDArray:
+    """What each member weighs in the choice of its cluster's medoid."""
+    if not settings.clustering.decayed_medoids:
+        return members["actions"].to_numpy()
+    of_action = ages.join(
+        members.select("user_id", "pin_id").with_row_index("row"), on=["user_id", "pin_id"], maintain_order="left"
+    )
+    return decayed_weights(
+        of_action["age"].to_numpy(),
+        of_action["row"].to_numpy().astype(np.int64),
+        members["number"].to_numpy(),
+        settings.clustering.decay_per_day,
+    )
 
 
 def _factors(

@@ -23,11 +23,16 @@ FAMILIES = {
 }
 
 # What tells the candidates of a grid apart; null where a family has no such choice.
-COLUMNS = ("family", "alpha", "decay_per_day", "embeddings", "shares")
+COLUMNS = ("family", "alpha", "decay_per_day", "embeddings", "shares", "representation")
 
 
 def variant_of(
-    family: str, alpha: float | None, decay_per_day: float | None, embeddings: int | None, shares: str | None
+    family: str,
+    alpha: float | None,
+    decay_per_day: float | None,
+    embeddings: int | None,
+    shares: str | None,
+    representation: str | None,
 ) -> Variant:
     """The candidate of a family with what was chosen for it.
 
@@ -35,7 +40,7 @@ def variant_of(
         ValueError: there is no such family, or a choice means nothing; names it.
     """
     if family == "pinnersage":
-        return Variant(alpha=alpha, decay_per_day=decay_per_day, embeddings=embeddings, shares=shares)
+        return Variant("ward", representation, decay_per_day, embeddings=embeddings, shares=shares, alpha=alpha)
     if family == "single_vector":
         return Variant("all", "decayed_centroid", decay_per_day, selection="top", embeddings=1)
     if family == "last_pins":
@@ -48,6 +53,7 @@ def grid(
     decays_per_day: Sequence[float],
     medoids: Sequence[int],
     shares: Sequence[str],
+    representations: Sequence[str],
     last_pins: Sequence[int],
 ) -> pl.DataFrame:
     """All candidates: every combination for PinnerSage, every λ for the single vector, every n for the last pins.
@@ -58,12 +64,13 @@ def grid(
     Raises:
         ValueError: a value means nothing; names it.
     """
-    candidates = [("pinnersage", *choice) for choice in product(alphas, decays_per_day, medoids, shares)]
-    candidates += [("single_vector", None, decay_per_day, None, None) for decay_per_day in decays_per_day]
-    candidates += [("last_pins", None, None, pins, None) for pins in last_pins]
+    combinations = product(alphas, decays_per_day, medoids, shares, representations)
+    candidates = [("pinnersage", *combination) for combination in combinations]
+    candidates += [("single_vector", None, decay_per_day, None, None, None) for decay_per_day in decays_per_day]
+    candidates += [("last_pins", None, None, pins, None, None) for pins in last_pins]
     for candidate in candidates:
         variant_of(*candidate)
-    types = (pl.String, pl.Float64, pl.Float64, pl.Int32, pl.String)
+    types = (pl.String, pl.Float64, pl.Float64, pl.Int32, pl.String, pl.String)
     schema = dict(zip(COLUMNS, types, strict=True))
     return pl.DataFrame(candidates, schema=schema, orient="row").unique(maintain_order=True)
 
@@ -80,8 +87,8 @@ def choose(trials: pl.DataFrame) -> pl.DataFrame:
     Returns:
         A row a candidate: `COLUMNS`, relevance, recall, score (their mean), users (of all days together), days, and
         chosen: of a family the candidate with the best score, of equal ones that with fewer embeddings, then larger
-        alpha, smaller λ, equal shares. Candidates that were tried on fewer days than others, because the grid has
-        changed, are not comparable and left out.
+        alpha, smaller λ, equal shares, the paper's medoids. Candidates that were tried on fewer days than others,
+        because the grid has changed, are not comparable and left out.
     """
     users = pl.col("users")
     pooled = trials.group_by(COLUMNS).agg(
@@ -98,6 +105,7 @@ def choose(trials: pl.DataFrame) -> pl.DataFrame:
         "alpha",
         "decay_per_day",
         "shares",
-        descending=[False, True, False, True, False, False],
+        "representation",
+        descending=[False, True, False, True, False, False, True],
     )
     return ordered.with_columns(chosen=pl.int_range(pl.len()).over("family") == 0)

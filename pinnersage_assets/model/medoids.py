@@ -18,7 +18,7 @@ _CHUNK_BYTES = 64 * 2**20  # of temporaries; only a single cluster that is large
 
 
 def medoids(
-    points: ArrayLike, pin_ids: ArrayLike, clusters: ArrayLike, counts: ArrayLike | None = None
+    points: ArrayLike, pin_ids: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None
 ) -> NDArray[np.int64]:
     """Find the medoid of each cluster: the member with the least sum of squared distances to all (Equation 2).
 
@@ -29,7 +29,8 @@ def medoids(
         points: (rows, d) float32, the members of all clusters.
         pin_ids: (rows,) integers.
         clusters: (rows,) integers, the cluster of each row in any order; every number from 0 up occurs.
-        counts: (rows,) integers >= 1, how many actions each row stands for; None means one each.
+        weights: (rows,) finite numbers >= 0, of which no cluster has zeros alone: how many actions each row stands for,
+            or what these weigh, as of `decayed_weights`; None means one each.
 
     Returns:
         medoids: (K,) int64, the row of the medoid of each cluster.
@@ -37,7 +38,7 @@ def medoids(
     Raises:
         ValueError: an argument is not as described above; names the argument.
     """
-    points, pin_ids, clusters, weights = _check_members(points, pin_ids, clusters, counts)
+    points, pin_ids, clusters, weights = _check_members(points, pin_ids, clusters, weights)
     order = np.lexsort((pin_ids, clusters))
     starts = np.flatnonzero(np.diff(clusters[order], prepend=-1))
     ends = np.append(starts[1:], len(order))
@@ -51,6 +52,31 @@ def medoids(
         found[first:last] = rows[nearest]
         first = last
     return found
+
+
+def decayed_weights(
+    ages: NDArray[np.float64], members: NDArray[np.int64], clusters: NDArray[np.int64], decay_per_day: float
+) -> NDArray[np.float64]:
+    """What each member weighs in a cluster whose actions fade as in Equation 3: Σ exp(-λ age) over its actions.
+
+    The paper's medoid counts an action of three months ago as much as one of today; with these weights it is the pin
+    nearest to what the user is interested in now. Ages are taken from the cluster's latest action, which changes no
+    medoid and keeps old clusters from underflowing as a whole.
+
+    Args:
+        ages: (actions,) days from each action to T_now.
+        members: (actions,) the member that each action was on, 0 to R - 1, every one at least once.
+        clusters: (R,) the cluster of each member, 0 to K - 1.
+        decay_per_day: λ.
+
+    Returns:
+        (R,) float64 >= 0, at least 1 for one member of each cluster.
+    """
+    youngest = np.full(clusters.max(initial=-1) + 1, np.inf)
+    of_action = clusters[members]
+    np.minimum.at(youngest, of_action, ages)
+    faded = np.exp(-decay_per_day * (ages - youngest[of_action]))
+    return np.bincount(members, weights=faded, minlength=len(clusters)).astype(np.float64)
 
 
 def importance(ages: ArrayLike, clusters: ArrayLike, decay_per_day: float, n_clusters: int) -> NDArray[np.float64]:
@@ -155,20 +181,22 @@ def _nearest_to_mean(
 
 
 def _check_members(
-    points: ArrayLike, pin_ids: ArrayLike, clusters: ArrayLike, counts: ArrayLike | None
+    points: ArrayLike, pin_ids: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None
 ) -> tuple[NDArray, NDArray, NDArray, NDArray[np.float64]]:
     points, pin_ids, clusters = np.asarray(points), np.asarray(pin_ids), np.asarray(clusters)
     if points.ndim != 2 or points.shape[1] == 0 or not np.isfinite(points).all():
         raise ValueError(f"points must be finite and of shape (rows, dimensions >= 1); the shape is {points.shape}")
-    counts = np.ones(len(points), dtype=np.int64) if counts is None else np.asarray(counts)
-    for name, array in (("pin_ids", pin_ids), ("clusters", clusters), ("counts", counts)):
+    for name, array in (("pin_ids", pin_ids), ("clusters", clusters)):
         if array.shape != (len(points),) or (array.size and array.dtype.kind not in "iu"):
             raise ValueError(
                 f"{name} must be {len(points)} integers, one a point, not {array.dtype} of shape {array.shape}"
             )
+    weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape != (len(points),) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"weights must be {len(points)} finite numbers >= 0, one a point")
     if clusters.size:
         if clusters.min() < 0 or clusters.max() >= len(points) or not np.bincount(clusters).all():
             raise ValueError("clusters must be 0, 1, 2, ... without gaps")
-        if counts.min() < 1:
-            raise ValueError(f"counts must be >= 1, not {counts.min()}")
-    return points, pin_ids, clusters, counts.astype(np.float64)
+        if not np.bincount(clusters, weights=weights).all():
+            raise ValueError("weights must not all be 0 in a cluster")
+    return points, pin_ids, clusters, weights

@@ -72,7 +72,7 @@ def find_medoids(
     clusters: NDArray[np.int64],
     pin_ids: NDArray[np.int64],
     pin_rows: NDArray[np.int64],
-    counts: NDArray[np.int32],
+    weights: NDArray,
     vectors: NDArray[np.float32],
     on_progress: Progress,
     actions_per_medoid: int = 0,
@@ -83,7 +83,7 @@ def find_medoids(
         clusters: (rows,) the cluster of each row within the population, 0 to K - 1, rows of a cluster together.
         pin_ids: (rows,) the pin.
         pin_rows: (rows,) the pin, as a row of ``vectors``.
-        counts: (rows,) actions on it.
+        weights: (rows,) actions on it; for one medoid a cluster also what these weigh, as of `decayed_weights`.
         vectors: (pins, d) unit vectors.
         on_progress: called with the clusters done and the clusters in all.
         actions_per_medoid: as of `several_medoids`; 0 means one medoid a cluster.
@@ -97,9 +97,9 @@ def find_medoids(
         rows = slice(offsets[first], offsets[last])
         members = vectors[pin_rows[rows]], pin_ids[rows], clusters[rows] - first
         if actions_per_medoid:
-            medoid = several_medoids(*members, actions_per_medoid, counts[rows])
+            medoid = several_medoids(*members, actions_per_medoid, weights[rows])
         else:
-            medoid = medoids(*members, counts[rows])[members[2]]
+            medoid = medoids(*members, weights[rows])[members[2]]
         found[rows] = pin_ids[rows][medoid]
         on_progress(last, len(offsets) - 1)
     return found

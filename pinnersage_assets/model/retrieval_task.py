@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pinnersage_assets.model.candidates import shares
 from pinnersage_assets.model.population import batches, ranges
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import Embeddings, UserEmbeddings, Variant
+from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings, Variant
 
 # Lists of neighbours that are held at once; each is as long as the budget and the pins seen.
 _LISTS_AT_ONCE = 8_192
@@ -286,7 +286,7 @@ class _Lists:
             within = frame.filter(pl.int_range(pl.len()).over("user_id") < budget)
             with_shares = shares(within, budget, variant.shares == "importance", variant.refill)
             kept = with_shares["row"].to_numpy()
-            family = 0 if variant.representation == "medoid" else families[_family(variant)]
+            family = 0 if variant.representation in MEDOIDS else families[_family(variant)]
             users = np.searchsorted(user_ids, chosen.user_ids[kept])
             columns.append(np.stack([users, np.full(len(kept), family), chosen.medoid_rows[kept]], axis=1))
             shared.append(with_shares["share"].to_numpy().astype(np.int64))

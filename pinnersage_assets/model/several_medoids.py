@@ -44,6 +44,8 @@ def several_medoids(
     """
     if not (isinstance(actions_per_medoid, int | np.integer) and actions_per_medoid >= 1):
         raise ValueError(f"actions_per_medoid must be an integer >= 1, not {actions_per_medoid!r}")
+    if counts is not None and not (np.asarray(counts).dtype.kind in "iu" and np.min(counts, initial=1) >= 1):
+        raise ValueError("counts must be integers >= 1, one a point")
     first_medoids = medoids(points, pin_ids, clusters, counts)  # checks the other arguments
     points, pin_ids, clusters = np.asarray(points), np.asarray(pin_ids), np.asarray(clusters)
     # Signed, since they are negated below.

@@ -14,7 +14,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.model.k_means import k_means
-from pinnersage_assets.model.medoids import importance, sample_by_importance
+from pinnersage_assets.model.medoids import decayed_weights, importance, sample_by_importance
 from pinnersage_assets.model.pinnersage import cluster_users, draw_medoids, find_medoids
 from pinnersage_assets.model.population import offsets_of, rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
@@ -22,9 +22,12 @@ from pinnersage_assets.model.single_embeddings import decay_averages
 
 K_MEANS_CLUSTERS = 5  # the k of Table 4
 
+# Representations that are pins themselves.
+MEDOIDS = frozenset({"medoid", "decayed_medoid"})
+
 _CHOICES = {
     "clustering": ("ward", "k_means", "complete_linkage", "pins", "all"),
-    "representation": ("medoid", "centroid", "decayed_centroid"),
+    "representation": ("medoid", "decayed_medoid", "centroid", "decayed_centroid"),
     "selection": ("sampled", "top", "latest"),
     "shares": ("equal", "importance"),
 }
@@ -43,8 +46,8 @@ class Variant:
     ``k_means`` makes five clusters, or as many as a user has different vectors if those are fewer; ``pins`` leaves each
     pin alone, and ``all`` puts all together."""
     representation: str = "medoid"
-    """``medoid`` (Equation 2), ``centroid`` (the unit-length mean of the cluster's actions), or ``decayed_centroid``
-    (the same, an action weighing exp(-λ age))."""
+    """``medoid`` (Equation 2), ``decayed_medoid`` (the same, an action weighing exp(-λ age)), ``centroid`` (the
+    unit-length mean of the cluster's actions), or ``decayed_centroid`` (that mean with the same weights)."""
     decay_per_day: float = 0.01
     """λ of importance (Equation 3) and of the decayed centroid; 0 counts actions."""
     selection: str = "sampled"
@@ -94,6 +97,7 @@ VARIANTS = {
     # Beyond the paper: its λ for single vectors, no lottery, and the budget shared out by importance over many.
     "pinnersage_decay_0.25": Variant(decay_per_day=0.25),
     "pinnersage_decayed_centroid": Variant(representation="decayed_centroid"),
+    "pinnersage_decayed_medoid": Variant(representation="decayed_medoid"),
     "pinnersage_top_3": Variant(selection="top"),
     "pinnersage_top_20_by_importance": Variant(selection="top", embeddings=20, shares="importance"),
     "pinnersage_top_20_by_importance_decay_0.1": Variant(
@@ -111,7 +115,8 @@ class Embeddings:
     """The K embeddings selected of a population: users ascending, those of a user in the order of selection.
 
     ``user_ids`` (K,); ``vectors`` (K, d) of unit length; ``importances`` (K,) of the embeddings' clusters;
-    ``medoid_rows`` (K,) the medoid of the cluster as a row of the pins, whatever represents the cluster.
+    ``medoid_rows`` (K,) the medoid of the cluster as a row of the pins (the decayed one where that represents the
+    cluster), whatever else represents it.
     """
 
     user_ids: NDArray[np.int64]
@@ -164,6 +169,7 @@ class UserEmbeddings:
         # Per object, so that a population is let go with all that was computed of it.
         self._clustered = cache(self._find_clusters)
         self._averages = cache(self._average_clusters)
+        self._decayed_medoids = cache(self._find_decayed_medoids)
 
     def select(self, variant: Variant, keys: tuple[int, ...]) -> Embeddings:
         """The embeddings of a variant.
@@ -189,7 +195,9 @@ class UserEmbeddings:
             draw = sample_by_importance(decisive, owners, size, np.full(len(owners), 0.5))
         selected = np.flatnonzero(draw >= 0)
         selected = selected[np.lexsort((draw[selected], owners[selected]))]
-        if variant.representation == "medoid":
+        if variant.representation == "decayed_medoid":
+            medoid_rows = self._decayed_medoids(variant.clustering, alpha, variant.decay_per_day)
+        if variant.representation in MEDOIDS:
             chosen = self.vectors[medoid_rows[selected]]
         else:
             decay_per_day = variant.decay_per_day if variant.representation == "decayed_centroid" else 0.0
@@ -211,12 +219,21 @@ class UserEmbeddings:
             return np.repeat(np.arange(len(users)), counts), users, rows
         labels = _cluster(clustering, users, rows, counts, self.vectors, alpha, self._keys)
         _, first, numbers = np.unique(np.stack([users, labels], axis=1), axis=0, return_index=True, return_inverse=True)
-        members = np.argsort(numbers, kind="stable")
-        found = find_medoids(
-            numbers[members], self._pin_ids[rows[members]], rows[members], counts[members], self.vectors, _silent
-        )
-        medoid_ids = found[offsets_of(numbers[members])[:-1]]
-        return np.repeat(numbers, counts), users[first], rows_of(self._pin_ids, medoid_ids)
+        return np.repeat(numbers, counts), users[first], self._medoids(numbers, counts)
+
+    def _medoids(self, clusters: NDArray[np.int64], weights: NDArray) -> NDArray[np.int64]:
+        """The medoid of each cluster as a row of the pins; given the cluster and the weight of each point."""
+        members = np.argsort(clusters, kind="stable")
+        rows = self._point_rows[members]
+        found = find_medoids(clusters[members], self._pin_ids[rows], rows, weights[members], self.vectors, _silent)
+        return rows_of(self._pin_ids, found[offsets_of(clusters[members])[:-1]])
+
+    def _find_decayed_medoids(self, clustering: str, alpha: float, decay_per_day: float) -> NDArray[np.int64]:
+        clusters, _, _ = self._clustered(clustering, alpha)
+        points = np.repeat(np.arange(len(self._counts)), self._counts)
+        of_point = clusters[np.cumsum(self._counts) - self._counts]
+        weights = decayed_weights(self._ages, points, of_point, decay_per_day)
+        return self._medoids(of_point, weights)
 
     def _average_clusters(self, clustering: str, alpha: float, decay_per_day: float) -> NDArray[np.float32]:
         clusters, _, medoid_rows = self._clustered(clustering, alpha)

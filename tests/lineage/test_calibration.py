@@ -14,18 +14,20 @@ def settings_with(**sections):
     return small_settings(**usual, **sections)
 
 
-def insert_choice(copy, day, alpha, decay_per_day, embeddings, shares):
+def insert_choice(copy, day, alpha, decay_per_day, embeddings, shares, kind="medoid"):
     copy.execute(
         """
         INSERT INTO evaluation.calibration
-            (dt, family, alpha, decay_per_day, embeddings, shares, relevance, recall, score, users, days, chosen)
-        VALUES ($day, 'pinnersage', $alpha, $decay, $embeddings, $shares, 0, 0, 0, 1, 1, true)
+            (dt, family, alpha, decay_per_day, embeddings, shares, representation, relevance, recall, score, users,
+             days, chosen)
+        VALUES ($day, 'pinnersage', $alpha, $decay, $embeddings, $shares, $kind, 0, 0, 0, 1, 1, true)
         """,
         day=day,
         alpha=alpha,
         decay=decay_per_day,
         embeddings=embeddings,
         shares=shares,
+        kind=kind,
     )
 
 
@@ -71,7 +73,10 @@ def test_after_the_validation_period_the_choice_stays(world, tmp_path):
 def test_the_lineage_works_with_what_was_chosen_before_the_day(world, tmp_path):
     tables = ["users.clusters", "users.medoids", "retrieval.hnsw_index", "retrieval.medoid_neighbours"]
     tables.append("retrieval.recommendations")
-    explicit = {"clustering": {"alpha": 0.5, "decay_per_day": 0.2}, "retrieval": {"sampled_medoids": 5}}
+    explicit = {
+        "clustering": {"alpha": 0.5, "decay_per_day": 0.2, "decayed_medoids": True},
+        "retrieval": {"sampled_medoids": 5},
+    }
     explicit["retrieval"]["shares"] = "importance"
     by_hand = world.copy(tmp_path / "by_hand", settings_with(**explicit))
     chosen = world.copy(tmp_path / "chosen", settings_with(calibration={"use": "calibrated"}))
@@ -79,7 +84,7 @@ def test_the_lineage_works_with_what_was_chosen_before_the_day(world, tmp_path):
     assert failures(chosen.run("daily", LAST, only=tables)) == {}
     for table in tables:  # nothing has been chosen: the explicit settings hold
         assert differing(chosen, world, table) == []
-    insert_choice(chosen, on(8), 0.5, 0.2, 5, "importance")
+    insert_choice(chosen, on(8), 0.5, 0.2, 5, "importance", "decayed_medoid")
     insert_choice(chosen, LAST, 0.9, 0.1, 2, "equal")  # not before the day
     assert failures(by_hand.run("daily", LAST, only=tables)) == {}
     assert failures(chosen.run("daily", LAST, only=tables)) == {}

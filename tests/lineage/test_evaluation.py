@@ -224,16 +224,17 @@ def test_calibrated_models_are_those_chosen_before_the_known_day_and_settings_na
     settings = small_settings(window={"days": 8}, evaluation={"users": 1000}, models={"last_7": mine})
     copy = world.copy(tmp_path / "data", settings)
     choices = {
-        on(7): "('pinnersage', 0.4, 0.2, 9, 'importance')",  # older
-        on(8): "('pinnersage', 1.2, 0.01, 3, 'equal'), ('last_pins', NULL, NULL, 20, NULL)",
-        on(9): "('pinnersage', 0.5, 0.2, 9, 'importance')",  # too late for models of this day
+        on(7): "('pinnersage', 0.4, 0.2, 9, 'importance', 'decayed_medoid')",  # older
+        on(8): "('pinnersage', 1.2, 0.01, 3, 'equal', 'medoid'), ('last_pins', NULL, NULL, 20, NULL, NULL)",
+        on(9): "('pinnersage', 0.5, 0.2, 9, 'importance', 'decayed_medoid')",  # too late for models of this day
     }
     copy.execute("DELETE FROM evaluation.calibration")
     for day, rows in choices.items():
         copy.execute(
             f"""
             INSERT INTO evaluation.calibration
-                (dt, family, alpha, decay_per_day, embeddings, shares, relevance, recall, score, users, days, chosen)
+                (dt, family, alpha, decay_per_day, embeddings, shares, representation, relevance, recall, score,
+                 users, days, chosen)
             SELECT $day, *, 0, 0, 0, 1, 1, true FROM (VALUES {rows})
             """,
             day=day,

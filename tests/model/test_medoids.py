@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from pinnersage_assets.model import medoids as module
-from pinnersage_assets.model.medoids import importance, medoids, sample_by_importance
+from pinnersage_assets.model.medoids import decayed_weights, importance, medoids, sample_by_importance
 from pinnersage_assets.model.randomness import keyed_uniform
 
 
@@ -40,6 +40,34 @@ def test_medoids_are_those_of_equation_2(seed):
     np.testing.assert_array_equal(
         medoids(points, pin_ids, clusters), equation_2(points, pin_ids, clusters, np.ones_like(counts))
     )
+
+
+def test_weights_need_not_be_whole_and_may_be_zero():
+    points, pin_ids, clusters, counts = random_members(5)
+    expected = medoids(points, pin_ids, clusters, counts)
+    np.testing.assert_array_equal(medoids(points, pin_ids, clusters, counts * 0.37), expected)
+    # What weighs nothing is still a candidate, for it may be the nearest to the mean of the others.
+    line = np.float32([[0], [1], [2]])
+    np.testing.assert_array_equal(medoids(line, [1, 2, 3], [0, 0, 0], [1.0, 0.0, 1.0]), [1])
+
+
+def test_decayed_weights_are_the_sums_of_the_definition():
+    ages = np.array([30.0, 10.0, 12.0, 80.0, 11.5])
+    members, clusters = np.array([0, 0, 1, 2, 2]), np.array([0, 0, 1])
+    weights = decayed_weights(ages, members, clusters, 0.1)
+    from_now = np.exp(-0.1 * np.array([20.0, 0.0, 2.0, 68.5, 0.0]))
+    np.testing.assert_allclose(weights, [from_now[0] + from_now[1], from_now[2], from_now[3] + from_now[4]])
+    # With λ = 0 actions are counted; with a huge one each cluster keeps its latest.
+    np.testing.assert_array_equal(decayed_weights(ages, members, clusters, 0.0), [2, 1, 2])
+    np.testing.assert_array_equal(decayed_weights(ages, members, clusters, 1e6), [1, 0, 1])
+
+
+def test_the_decayed_medoid_follows_the_interest():
+    points = np.float32([[0], [1], [2]])
+    ages, clusters = np.array([80.0, 40.0, 1.0]), np.zeros(3, dtype=int)
+    weights = decayed_weights(ages, np.arange(3), clusters, 0.1)
+    np.testing.assert_array_equal(medoids(points, [1, 2, 3], clusters, weights), [2])
+    np.testing.assert_array_equal(medoids(points, [1, 2, 3], clusters), [1])
 
 
 def test_medoids_do_not_depend_on_memory_or_on_the_order_of_rows(monkeypatch):
@@ -163,8 +191,10 @@ TWO = np.zeros((2, 2), dtype=np.float32)
         (medoids, (TWO, [1, 2], [0]), "^clusters must be 2 integers"),
         (medoids, (TWO, [1, 2], [1, 1]), "^clusters must be 0, 1, 2, ... without gaps"),
         (medoids, (TWO, [1, 2], [0, -1]), "^clusters must be 0, 1, 2, ... without gaps"),
-        (medoids, (TWO, [1, 2], [0, 0], [1, 0]), "^counts must be >= 1, not 0"),
-        (medoids, (TWO, [1, 2], [0, 0], [1.5, 1]), "^counts must be 2 integers"),
+        (medoids, (TWO, [1, 2], [0, 0], [1, -1]), "^weights must be 2 finite numbers >= 0"),
+        (medoids, (TWO, [1, 2], [0, 0], [1, np.nan]), "^weights must be 2 finite numbers >= 0"),
+        (medoids, (TWO, [1, 2], [0, 0], [1]), "^weights must be 2 finite numbers >= 0"),
+        (medoids, (TWO, [1, 2], [0, 0], [0, 0]), "^weights must not all be 0 in a cluster"),
         (importance, ([1.0, -0.001], [0, 0], 0.01, 1), "^ages must be finite days >= 0"),
         (importance, ([1.0, np.nan], [0, 0], 0.01, 1), "^ages must be finite days >= 0"),
         (importance, ([1.0], [0], -0.01, 1), "^decay_per_day must be"),

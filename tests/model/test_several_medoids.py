@@ -141,7 +141,7 @@ def test_nothing_in_gives_nothing_out():
         ({"points": np.full((2, 2), np.nan)}, "^points must be finite"),
         ({"pin_ids": [1]}, "^pin_ids must be 2 integers"),
         ({"clusters": [0, 2]}, "^clusters must be 0, 1, 2, ... without gaps"),
-        ({"counts": [0, 1]}, "^counts must be >= 1, not 0"),
+        ({"counts": [0, 1]}, "^counts must be integers >= 1"),
     ],
 )
 def test_bad_input_is_refused_by_name(changed, message):

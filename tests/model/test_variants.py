@@ -185,12 +185,12 @@ def test_each_cluster_is_represented_by_its_own_actions(people, monkeypatch, clu
     (users, rows, ages), (_, vectors) = people
     representations = {
         name: replace(ALL, clustering=clustering, representation=name, decay_per_day=0.1)
-        for name in ("medoid", "centroid", "decayed_centroid")
+        for name in ("medoid", "decayed_medoid", "centroid", "decayed_centroid")
     }
     result = embed(people, **representations)
     position = 0
     for user, its in sorted(clusters_of(people, monkeypatch, clustering).items()):
-        weights, means, decayed, medoids = [], [], [], []
+        weights, means, decayed, medoids, decayed_medoids = [], [], [], [], []
         for part in its:
             own = (users == user) & np.isin(rows, part)
             points, fading = vectors[rows[own]].astype(np.float64), np.exp(-0.1 * ages[own])
@@ -199,13 +199,17 @@ def test_each_cluster_is_represented_by_its_own_actions(people, monkeypatch, clu
             decayed.append(unit(fading @ points))
             sums = [((points - vectors[row]) ** 2).sum() for row in part]
             medoids.append(part[np.flatnonzero(sums <= min(sums) * (1 + 1e-6))[0]])
+            sums = np.array([fading @ ((points - vectors[row]) ** 2).sum(axis=1) for row in part])
+            decayed_medoids.append(part[np.flatnonzero(sums <= min(sums) * (1 + 1e-9))[0]])
         order = sorted(range(len(its)), key=lambda k: (-weights[k], k))
         here = slice(position, position := position + len(its))
         for name in representations:
             np.testing.assert_array_equal(result[name].user_ids[here], user)
-            np.testing.assert_array_equal(result[name].medoid_rows[here], np.array(medoids)[order])
+            its_medoids = decayed_medoids if name == "decayed_medoid" else medoids
+            np.testing.assert_array_equal(result[name].medoid_rows[here], np.array(its_medoids)[order])
             np.testing.assert_allclose(result[name].importances[here], np.array(weights)[order], rtol=1e-12)
         np.testing.assert_array_equal(result["medoid"].vectors[here], vectors[medoids][order])
+        np.testing.assert_array_equal(result["decayed_medoid"].vectors[here], vectors[decayed_medoids][order])
         np.testing.assert_allclose(result["centroid"].vectors[here], np.array(means)[order], atol=1e-6)
         np.testing.assert_allclose(result["decayed_centroid"].vectors[here], np.array(decayed)[order], atol=1e-6)
     assert position == len(result["medoid"].user_ids)
@@ -268,8 +272,8 @@ def test_what_variants_share_is_computed_once(people, monkeypatch):
     count("find_medoids", lambda args: "medoids")
     embed(people, **VARIANTS, again=Variant(), mean=Variant(representation="centroid", decay_per_day=0.1))
     assert calls == {
-        "ward": 1, "k_means": 1, "complete_linkage": 1, "all": 1, "medoids": 4,
-        # Of all pins together with four λ, and of Ward's clusters with three.
+        "ward": 1, "k_means": 1, "complete_linkage": 1, "all": 1, "medoids": 5,
+        # Of all pins together with four λ, and of Ward's clusters with three; and decayed medoids.
         ("average", 0.0): 2, ("average", 0.01): 2, ("average", 0.1): 2, ("average", 0.25): 1,
     }  # fmt: skip
 
@@ -355,7 +359,7 @@ def test_all_together_is_the_decay_average_of_all_actions(people):
     ("field", "value", "message"),
     [
         ("clustering", "kmeans", "^clustering must be one of ward, k_means, complete_linkage, pins, all, not 'kmeans'"),
-        ("representation", "mean", "^representation must be one of medoid, centroid, decayed_centroid, not 'mean'"),
+        ("representation", "mean", "^representation must be one of medoid, decayed_medoid, centroid, .*, not 'mean'"),
         ("selection", "all", "^selection must be one of sampled, top, latest, not 'all'"),
         ("shares", "fair", "^shares must be one of equal, importance, not 'fair'"),
         ("embeddings", True, "^embeddings must be an integer >= 1, or None for all, not True"),
