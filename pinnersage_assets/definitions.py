@@ -42,7 +42,7 @@ def _checked(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
 
 def _build() -> dg.Definitions:
     assets = [asset for group in _GROUPS for asset in group.ASSETS]
-    assets.append(operations.publications([".".join(asset.key.path) for asset in assets]))
+    assets.append(operations.publications([".".join(key.path) for asset in assets for key in asset.keys]))
     return dg.Definitions(
         assets=dg.map_asset_specs(_described, assets),
         asset_checks=[_checked(spec) for asset in assets for spec in asset.specs],

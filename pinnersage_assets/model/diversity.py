@@ -42,6 +42,16 @@ def coverage(sets: Pairs, corpus_size: int) -> float:
     return len(np.unique(sets.rows)) / corpus_size if corpus_size else np.nan
 
 
+def popular_rows(actions: NDArray[np.int64], chance: NDArray[np.float64]) -> NDArray[np.int64]:
+    """All corpus rows (m,), the most popular first.
+
+    Args:
+        actions: (m,) how often each was acted on.
+        chance: (m,) random numbers, by which equals are ordered.
+    """
+    return np.lexsort((chance, -actions))
+
+
 def overlap_with_popular(sets: Pairs, popular: NDArray[np.int64], users: int) -> NDArray[np.float64]:
     """The share of each user's set that is among the n most popular pins, n being the size of the set.
 
@@ -86,3 +96,9 @@ def interest_entropy(owners: NDArray[np.int64], interests: NDArray[np.int64], us
     # Of a single share, which is 1, the entropy would be -0.
     entropy = np.bincount(shares_of[:, 0], weights=shares * np.log2(1 / shares), minlength=users)
     return np.where(sizes > 0, entropy, np.nan)
+
+
+def mean_of_defined(values: NDArray[np.float64]) -> float | None:
+    """The mean over the users for whom there is a value (not nan); None where there is nobody."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None

@@ -46,6 +46,17 @@ def keyed_normal(*keys: int | str | ArrayLike) -> NDArray[np.float64]:
     return radius * np.cos(2.0 * np.pi * keyed_uniform("normal angle", *keys))
 
 
+def keyed_sample(ids: NDArray[np.int64], size: int, *keys: int | str) -> NDArray[np.int64]:
+    """Some ids at random, ascending; all of them if there are no more. Which of two comes first is up to them alone.
+
+    Args:
+        ids: (n,) each once.
+        size: how many.
+        *keys: as for `keyed_uniform`; the id is the last.
+    """
+    return np.sort(ids[np.argsort(keyed_uniform(*keys, ids), kind="stable")[:size]])
+
+
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 
 

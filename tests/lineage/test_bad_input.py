@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from world import World, failures, on, small_settings
 
-from pinnersage_assets.model.variants import VARIANTS
+from pinnersage_assets.model.variants import CONTROLS, VARIANTS
 from pinnersage_assets.warehouse.tables import all_tables
 
 NOON = datetime.datetime(2026, 1, 1, 12)
@@ -176,7 +176,7 @@ def test_days_without_anything_to_judge_have_an_empty_evaluation(world):
     judged = world.partition("evaluation.retrieval_users", on(3))
     # User 2 did nothing new, and nothing is known of user 3.
     assert set(judged["user_id"]) == {1, 6}
-    assert set(judged["model"]) == {*VARIANTS, "recommended", "random", "popular"}
+    assert set(judged["model"]) == {*VARIANTS, *CONTROLS}
     assert set(judged["targets"]) == {1}
     # There is one pin left for user 6, and the one acted on is unknown.
     own = judged.filter(user_id=6).select("set_size", "relevant", "recalled")

@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from pinnersage_assets.model.variants import VARIANTS
+from pinnersage_assets.model.variants import CONTROLS, VARIANTS
 from pinnersage_assets.sources.online_retail import import_online_retail
 
 REPOSITORY = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def test_customers_get_recommendations_of_what_they_have_not_bought(published):
 
 def test_models_are_judged_on_the_purchases_of_the_day(published):
     found = {row["model"]: row for row in rows(published, "FROM evaluation.retrieval WHERE dt = $day").to_dicts()}
-    assert set(found) == set(VARIANTS) | {"recommended", "random", "popular"}
+    assert set(found) == {*VARIANTS, *CONTROLS}
     for row in found.values():
         assert row["users"] == found["random"]["users"] >= 10
         assert 0 <= row["recall"] <= row["relevance"] <= 1

@@ -16,7 +16,7 @@ from world import differences, failures, on, small_settings
 from pinnersage_assets.definitions import defs
 from pinnersage_assets.lineage.evaluation.index_cost import _sampled_groups, _sampled_queries
 from pinnersage_assets.lineage.retrieval import drawn_medoids
-from pinnersage_assets.model.variants import VARIANTS
+from pinnersage_assets.model.variants import BY_INDEX, CONTROLS, VARIANTS
 from pinnersage_assets.warehouse.tables import all_tables
 
 YESTERDAY = LAST - datetime.timedelta(days=1)
@@ -270,7 +270,7 @@ def test_everybody_who_did_something_new_and_is_known_is_judged(counts, yesterda
     assert {user for user, _ in counts} == new & set(yesterday.pins_of)
     assert {PLANTS.cold, PLANTS.cold_but_for_unknown} <= new - set(yesterday.pins_of)
     assert acted - new
-    assert {model for _, model in counts} == {*VARIANTS, "recommended", "random", "popular"}
+    assert {model for _, model in counts} == {*VARIANTS, *CONTROLS}
     # Every model is asked about the same users and targets.
     assert len(counts) == len({user for user, _ in counts}) * len({model for _, model in counts})
     assert len({(user, row["targets"]) for (user, _), row in counts.items()}) == len({user for user, _ in counts})
@@ -331,7 +331,7 @@ def test_recommended_is_judged_by_what_was_recommended(world, counts, yesterday,
 def test_random_sets_are_as_large_as_the_budget_and_differ_by_user(counts, yesterday, today):
     own = {user: row for (user, model), row in counts.items() if model == "random"}
     # All that are refilled are as large.
-    alike = [model for model in (*VARIANTS, "random", "popular") if model != "pinnersage_not_refilled"]
+    alike = [model for model in (*VARIANTS, BY_INDEX, "random", "popular") if model != "pinnersage_not_refilled"]
     assert {row["set_size"] for (_, model), row in counts.items() if model in alike} == {60}
     assert all(row["recalled"] <= row["relevant"] <= row["targets"] for row in own.values())
     assert all(row["targets"] == len(targets_of(user, yesterday, today)) for user, row in own.items())

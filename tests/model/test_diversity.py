@@ -7,7 +7,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pinnersage_assets.model.diversity import coverage, diversity, interest_entropy, overlap_with_popular
+from pinnersage_assets.model.diversity import (
+    coverage,
+    diversity,
+    interest_entropy,
+    mean_of_defined,
+    overlap_with_popular,
+    popular_rows,
+)
 from pinnersage_assets.model.user_sets import Pairs
 
 USERS, PINS = 12, 40
@@ -118,3 +125,12 @@ def test_nobody_is_recommended_anything():
     assert diversity(NOBODY, np.eye(3, dtype=np.float32), 0).shape == (0,)
     assert interest_entropy(NOBODY.users, NOBODY.rows, 0).shape == (0,)
     assert overlap_with_popular(NOBODY, np.arange(3), 0).shape == (0,)
+
+
+def test_the_most_popular_come_first_and_equals_by_chance():
+    assert popular_rows(np.array([1, 5, 0, 5]), np.array([0.5, 0.9, 0.1, 0.2])).tolist() == [3, 1, 0, 2]
+
+
+def test_means_are_of_what_is_defined():
+    assert mean_of_defined(np.array([1, np.nan, 2])) == 1.5
+    assert mean_of_defined(np.array([np.nan])) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from pinnersage_assets.model.randomness import keyed_normal, keyed_uniform
+from pinnersage_assets.model.randomness import keyed_normal, keyed_sample, keyed_uniform
 
 
 def test_successive_keys_give_uniform_numbers():
@@ -81,3 +81,15 @@ def test_normal_numbers_are_normal_and_keyed():
 def test_keys_that_would_be_rounded_are_refused():
     with pytest.raises(TypeError, match="float64"):
         keyed_uniform(0.5)
+
+
+def test_a_sample_is_those_of_the_smallest_numbers_whoever_else_is_there():
+    ids = np.random.default_rng(0).permutation(np.arange(-500, 500))
+    drawn = keyed_sample(ids, 100, "purpose", 7)
+    expected = sorted(ids.tolist(), key=lambda own: float(keyed_uniform("purpose", 7, own)))[:100]
+    assert drawn.tolist() == sorted(expected)
+    # Of fewer ids those that were drawn stay.
+    some = ids[ids % 2 == 0]
+    assert set(drawn[drawn % 2 == 0].tolist()) <= set(keyed_sample(some, 100, "purpose", 7).tolist())
+    assert keyed_sample(some, 1000, "purpose", 7).tolist() == sorted(some.tolist())
+    assert keyed_sample(some[:0], 5, "purpose").tolist() == []

@@ -3,19 +3,25 @@
 A module a table, or a few that belong together; `knowledge` is what they all start from.
 """
 
+from pinnersage_assets.lineage.evaluation.action_ages import action_ages
 from pinnersage_assets.lineage.evaluation.calibration import calibration, calibration_trials
 from pinnersage_assets.lineage.evaluation.diversity import diversity
 from pinnersage_assets.lineage.evaluation.index_cost import index_cost
 from pinnersage_assets.lineage.evaluation.intervals import intervals
+from pinnersage_assets.lineage.evaluation.merged_vectors import merged_vectors
 from pinnersage_assets.lineage.evaluation.next_action import next_action
+from pinnersage_assets.lineage.evaluation.protocol import protocol
 from pinnersage_assets.lineage.evaluation.ranking import ranking, ranking_users
-from pinnersage_assets.lineage.evaluation.retrieval import retrieval, retrieval_users
+from pinnersage_assets.lineage.evaluation.retrieval import candidate_sets, retrieval
 
 ASSETS = [
+    protocol,
     calibration_trials,
     calibration,
     next_action,
-    retrieval_users,
+    merged_vectors,
+    action_ages,
+    candidate_sets,
     retrieval,
     ranking_users,
     ranking,

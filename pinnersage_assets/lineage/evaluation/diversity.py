@@ -8,6 +8,7 @@ import polars as pl
 
 from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
 from pinnersage_assets.model.diversity import diversity as diversity_of
+from pinnersage_assets.model.diversity import mean_of_defined
 from pinnersage_assets.model.retrieval_task import judge_variants
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import Variant
@@ -57,15 +58,9 @@ def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings:
                 "embeddings": int(name),
                 "relevance": float((counts.relevant[number] / wanted).mean()),
                 "recall": float((counts.recalled[number] / wanted).mean()),
-                "diversity": _mean(diversity_of(pairs, known.task.corpus, len(known.users))),
-                "action_diversity": _mean(actions),
+                "diversity": mean_of_defined(diversity_of(pairs, known.task.corpus, len(known.users))),
+                "action_diversity": mean_of_defined(actions),
                 "users": len(known.users),
             }
         )
     return pl.DataFrame(found, schema_overrides={"diversity": pl.Float64, "action_diversity": pl.Float64})
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Of those that are defined: a set of one pin has no diversity."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None

@@ -20,7 +20,7 @@ from pinnersage_assets.lineage.queries import (
     window,
 )
 from pinnersage_assets.model.population import rows_of
-from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.randomness import keyed_sample
 from pinnersage_assets.model.retrieval_task import RetrievalTask, Targets
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import UserEmbeddings, Variant
@@ -94,8 +94,6 @@ class Knowledge:
     """A row a target, in their order: vector_pin_id, null without a vector."""
     popularity: NDArray[np.int64]
     """(m,) actions of all users inside the window on each corpus pin."""
-    fitted_before: datetime.date | None
-    """The day before which the embeddings' training data lie, where the landing folder says so."""
     counts: dict[str, int]
     """Users who did something new, and how many of them are cold: nothing is known of them, and nobody judges them."""
 
@@ -121,9 +119,7 @@ def gather_knowledge(
     keep_seen = settings.evaluation.keep_seen
     targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})
     actions = warehouse.read(KNOWN_ACTIONS, scope)
-    fitted = fitted_before(warehouse.data_folder / "landing")
-    if fitted and day + datetime.timedelta(days=1) < fitted:
-        # Embeddings that have seen what they are judged on would look better than they are.
+    if knows_the_future(warehouse, day + datetime.timedelta(days=1)):
         targets = targets.clear()
     users, counts = _users_to_judge(
         targets, actions, most_users or settings.evaluation.users, (settings.seed, today.toordinal())
@@ -152,7 +148,13 @@ def gather_knowledge(
         settings.evaluation.relevance_cosine,
     )
     popularity = np.bincount(rows_of(corpus_ids, in_corpus), minlength=len(corpus))
-    return Knowledge(day, users, population, task, corpus_ids, _of_users(targets, users), popularity, fitted, counts)
+    return Knowledge(day, users, population, task, corpus_ids, _of_users(targets, users), popularity, counts)
+
+
+def knows_the_future(warehouse: Warehouse, first: datetime.date) -> bool:
+    """Whether embeddings were fitted to actions of this day or later: judged on them, they would look too good."""
+    fitted = fitted_before(warehouse.data_folder / "landing")
+    return fitted is not None and first < fitted
 
 
 def seeds_of(variant: Variant, settings: Settings) -> range:
@@ -172,9 +174,9 @@ def _users_to_judge(
     """Users with something to foresee and something known, ascending, sampled by seed; and the counts of others."""
     wanted, known = targets["user_id"].unique(), actions["user_id"].unique()
     warm = np.intersect1d(wanted.to_numpy(), known.to_numpy())
-    order = np.argsort(keyed_uniform("evaluated users", *keys, warm))
+    judged = keyed_sample(warm, most_users, "evaluated users", *keys)
     counts = {"users who did something new": len(wanted), "cold users, not judged": len(wanted) - len(warm)}
-    return np.sort(warm[order[:most_users]]), counts
+    return judged, counts
 
 
 def _of_users(frame: pl.DataFrame, users: NDArray[np.int64]) -> pl.DataFrame:

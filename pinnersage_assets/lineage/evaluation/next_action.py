@@ -1,16 +1,15 @@
 """``evaluation.next_action``: each action predicted from those before it (paper, section 3, Table 1)."""
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
+from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
 from pinnersage_assets.model.next_action import predict_next_actions, predicted_of_users
 from pinnersage_assets.model.population import rows_of
-from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.randomness import keyed_sample
 from pinnersage_assets.partitions import DAILY, HISTORY, WINDOW, partition_day, reads
 from pinnersage_assets.settings import Settings
-from pinnersage_assets.sources.landing import fitted_before
 from pinnersage_assets.warehouse.database import Warehouse
 
 # The window's actions, today's included, on pins with a vector.
@@ -34,13 +33,10 @@ def next_action(
     """How often one vector, made of what a user did before, is near what the user does next."""
     day = partition_day(context)
     actions = warehouse.read(_ACTIONS, window(day, settings))
-    fitted = fitted_before(warehouse.data_folder / "landing")
-    if fitted and day < fitted:
-        # Embeddings that have seen what they are judged on would look better than they are.
+    if knows_the_future(warehouse, day):
         actions = actions.clear()
     active = actions.filter("is_target")["user_id"].unique().sort().to_numpy()
-    chance = keyed_uniform("evaluated users", settings.seed, day.toordinal(), active)
-    judged = np.sort(active[np.argsort(chance)[: settings.evaluation.users]])
+    judged = keyed_sample(active, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
     own = actions.filter(pl.col("user_id").is_in(judged.tolist()))
     ids, vectors = pin_vectors(
         warehouse, "SELECT unnest($pins)", {"day": day, "pins": own["pin_id"].unique().to_list()}

@@ -12,7 +12,7 @@ from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
 from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.model.population import rows_of
-from pinnersage_assets.model.ranking_metrics import Candidates, best_cosines, draw_negatives, rank_metrics
+from pinnersage_assets.model.ranking_metrics import Candidates, Negatives, best_cosines, draw_negatives, rank_metrics
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.partitions import DAILY, JUDGING_DAYS, SAME_DAY, partition_day, reads
@@ -38,7 +38,7 @@ _NOBODY = Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
     partitions_def=DAILY,
     deps=[*READS, *models.READS, *reads(JUDGING_DAYS, "staging.impressions")],
     kinds={"numpy"},
-    code_version="1",
+    code_version="2",
 )
 def ranking_users(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
@@ -46,7 +46,7 @@ def ranking_users(
     """How high each model ranks what users did next, among what they were shown and among pins drawn at random."""
     today = partition_day(context)
     known = gather_knowledge(warehouse, settings, today)
-    frames, metadata, candidates = [], dict(known.counts), {}
+    frames, drawn, metadata, candidates = [], [], dict(known.counts), {}
     if len(known.users):
         ids, vectors, wanted, shown = _pins_to_rank(warehouse, known, today)
         in_corpus = np.isin(ids, known.corpus_ids)
@@ -71,14 +71,35 @@ def ranking_users(
                 (settings.seed, known.day.toordinal()),
             )
             candidates[kind] = Candidates.of(known.task.targets.users, wanted, negatives.pairs)
-            if kind == "impressions":
-                drawn = max(1, len(negatives.pairs.rows))
-                metadata["share of impressions padded at random"] = float(negatives.from_pool.sum() / drawn)
+            drawn.append(_drawn(known, kind, negatives))
+        of_impressions = pl.concat(drawn).filter(negatives="impressions")
+        metadata["share of impressions padded at random"] = of_impressions["padded"].sum() / max(
+            1, of_impressions["drawn"].sum()
+        )
         for model, variant in models.models_to_judge(warehouse, settings, known).items():
             frames += _ranked(known, model, variant, settings, candidates, vectors)
             context.log.info(f"ranked by {model}")
-    columns = ["user_id", "model", "seed", "negatives", "actions", "r_precision", "reciprocal_rank"]
-    return dg.MaterializeResult(value=pl.concat(frames) if frames else pl.DataFrame(schema=columns), metadata=metadata)
+    if not frames:
+        return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS), metadata=metadata)
+    rows = pl.concat(frames).join(pl.concat(drawn), on=["user_id", "negatives"])
+    return dg.MaterializeResult(value=rows, metadata=metadata)
+
+
+_COLUMNS = ["user_id", "model", "seed", "negatives", "actions", "r_precision", "reciprocal_rank", "drawn", "padded"]
+
+
+def _drawn(known: Knowledge, kind: str, negatives: Negatives) -> pl.DataFrame:
+    """Of each user how many negatives there are, and how many are random for want of impressions."""
+    return pl.DataFrame(
+        {
+            "user_id": known.users,
+            "negatives": kind,
+            "drawn": np.bincount(negatives.pairs.users, minlength=len(known.users)),
+            # The other kinds are random to begin with.
+            "padded": negatives.from_pool if kind == "impressions" else None,
+        },
+        schema_overrides={"padded": pl.Int64},
+    )
 
 
 def _pins_to_rank(
@@ -138,7 +159,7 @@ def _ranked(
     partitions_def=DAILY,
     deps=reads(SAME_DAY, "evaluation.ranking_users"),
     kinds={"polars"},
-    code_version="1",
+    code_version="2",
 )
 def ranking(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.DataFrame:
     """Means over users, after those over seeds."""
@@ -148,7 +169,7 @@ def ranking(context: dg.AssetExecutionContext, warehouse: Warehouse) -> pl.DataF
             count(DISTINCT user_id) AS users,
             sum(r_precision * actions) / sum(actions) AS r_precision_over_actions,
             sum(reciprocal_rank * actions) / sum(actions) AS reciprocal_rank_over_actions,
-            count(DISTINCT seed) AS seeds
+            count(DISTINCT seed) AS seeds, sum(padded) / nullif(sum(drawn), 0) AS padded_share
         FROM evaluation.ranking_users WHERE dt = $day GROUP BY model, negatives ORDER BY negatives, model
         """,
         {"day": partition_day(context)},

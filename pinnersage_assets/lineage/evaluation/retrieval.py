@@ -1,13 +1,31 @@
-"""``evaluation.retrieval*``: the candidate retrieval task (paper, section 5.3.1, Table 4)."""
+"""``evaluation.retrieval*`` and ``variety``: the candidate retrieval task (paper, section 5.3.1, Table 4).
+
+How often candidate sets are right, and how varied they are, is said of the same sets: they are made once, by one step.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from pinnersage_assets.ann.restricted import CorpusIndex
+from pinnersage_assets.lineage.corpus_index import open_corpus_index
 from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
+from pinnersage_assets.model.diversity import (
+    coverage,
+    interest_entropy,
+    mean_of_defined,
+    overlap_with_popular,
+    popular_rows,
+)
+from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import (
+    Search,
     SetCounts,
     judge_sets,
     judge_variants,
@@ -15,7 +33,7 @@ from pinnersage_assets.model.retrieval_task import (
     random_sets,
 )
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import Variant
+from pinnersage_assets.model.variants import BY_INDEX, VARIANTS, Variant
 from pinnersage_assets.partitions import DAILY, KNOWN_DAY, SAME_DAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
@@ -24,36 +42,113 @@ from pinnersage_assets.warehouse.database import Warehouse
 # What was really recommended: by the index and the settings as they are.
 RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = $day"
 
+# Of every corpus pin what it is about.
+_CATEGORIES = """
+    SELECT p.category FROM corpus.pins AS c JOIN staging.pins AS p ON c.pin_id = p.pin_id
+    WHERE c.dt = $day ORDER BY c.pin_id
+"""
 
-@dg.asset(
-    key=["evaluation", "retrieval_users"],
+_RETRIEVAL_USERS, _VARIETY = dg.AssetKey(["evaluation", "retrieval_users"]), dg.AssetKey(["evaluation", "variety"])
+
+
+@dg.multi_asset(
+    name="evaluation__candidate_sets",
+    # Not required: either can be materialised alone.
+    outs={
+        "retrieval_users": dg.AssetOut(key=_RETRIEVAL_USERS, kinds={"numpy"}, code_version="4", is_required=False),
+        "variety": dg.AssetOut(key=_VARIETY, kinds={"numpy"}, code_version="1", is_required=False),
+    },
+    can_subset=True,
     partitions_def=DAILY,
-    deps=[*READS, *models.READS, *reads(KNOWN_DAY, "retrieval.recommendations")],
-    kinds={"numpy"},
-    code_version="3",
+    deps=[*READS, *models.READS, *reads(KNOWN_DAY, "retrieval.recommendations", "retrieval.hnsw_index")],
 )
-def retrieval_users(
+def candidate_sets(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
-) -> dg.MaterializeResult[pl.DataFrame]:
-    """Every model's candidate set for every user who did something new, and how much of it the set foresaw."""
+) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
+    """Every model's candidate set for every user who did something new: what it foresaw of that, how varied it is."""
     known = gather_knowledge(warehouse, settings, partition_day(context))
-    rows = pl.DataFrame(schema=["user_id", "model", "seed", "targets", "relevant", "recalled", "set_size"])
-    if len(known.users):
-        keys = {seed: (seed, known.day.toordinal()) for seed in seeds_of(Variant(), settings)}
-        judged = models.models_to_judge(warehouse, settings, known)
-        variants, counts = judge_variants(
-            known.population, known.users, judged, keys, known.task, known.search, log_progress(context.log, "users")
+    found, sets = _judge(known, warehouse, settings, context) if len(known.users) else (_NO_COUNTS, {})
+    if _RETRIEVAL_USERS in context.selected_asset_keys:
+        metadata = {**known.counts, "budget": known.task.budget}
+        yield dg.MaterializeResult(asset_key=_RETRIEVAL_USERS, value=found, metadata=metadata)
+    if _VARIETY in context.selected_asset_keys:
+        yield dg.MaterializeResult(asset_key=_VARIETY, value=_variety(known, sets, warehouse, settings))
+
+
+_NO_COUNTS = pl.DataFrame(schema=["user_id", "model", "seed", "targets", "relevant", "recalled", "set_size"])
+
+
+def _judge(
+    known: Knowledge, warehouse: Warehouse, settings: Settings, context: dg.AssetExecutionContext
+) -> tuple[pl.DataFrame, dict[str, Pairs]]:
+    """The counts of all sets, a row a set and user; and of each model the sets of its first seed."""
+    keys = {seed: (seed, known.day.toordinal()) for seed in seeds_of(Variant(), settings)}
+    kept: dict[str, dict[int, NDArray[np.int32]]] = defaultdict(dict)
+
+    def keep(model: str, seed: int, user: int, rows: NDArray[np.int64]) -> None:
+        if seed == settings.seed:
+            kept[model][user] = np.sort(rows).astype(np.int32)
+
+    def judge(variants: Mapping[str, Variant], search: Search) -> pl.DataFrame:
+        report = log_progress(context.log, "users")
+        return _rows(
+            known, *judge_variants(known.population, known.users, variants, keys, known.task, search, report, keep)
         )
-        controls = _controls(known, keys) | {
-            ("recommended", settings.seed): known.pairs(warehouse.read(RECOMMENDED, {"day": known.day}))
+
+    controls = _controls(known, keys) | {
+        ("recommended", settings.seed): known.pairs(warehouse.read(RECOMMENDED, {"day": known.day}))
+    }
+    rows = [
+        judge(models.models_to_judge(warehouse, settings, known), known.search),
+        # A model that does not sample: all that differs is what the index misses.
+        judge(
+            {BY_INDEX: VARIANTS["pinnersage_top_3"]}, _search_in(open_corpus_index(warehouse, known.day, context.log))
+        ),
+        _rows(known, list(controls), judge_sets(known.task, list(controls.values()))),
+    ]
+    sets = {model: _pairs([of_user[user] for user in range(len(known.users))]) for model, of_user in kept.items()}
+    return pl.concat(rows), sets | {model: pairs for (model, seed), pairs in controls.items() if seed == settings.seed}
+
+
+def _search_in(index: CorpusIndex) -> Search:
+    """Search the index for corpus rows; where it finds too few, deeper, as recommendations do."""
+
+    def search(queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        found, _ = index.search(queries, k)
+        depth = k
+        # This ends: a search for more than a tenth of the corpus is exact.
+        while len(short := np.flatnonzero((found == -1).any(axis=1))):
+            depth *= 4
+            found[short] = index.search(queries[short], depth)[0][:, : found.shape[1]]
+        return rows_of(index.ids, found.ravel()).reshape(found.shape)
+
+    return search
+
+
+def _pairs(rows: list[NDArray[np.int32]]) -> Pairs:
+    """The set of each user, ascending, as pairs."""
+    return Pairs(np.repeat(np.arange(len(rows)), [len(own) for own in rows]), np.concatenate(rows).astype(np.int64))
+
+
+def _variety(known: Knowledge, sets: Mapping[str, Pairs], warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+    """A row a model; null where no user has what is averaged."""
+    categories = warehouse.read(_CATEGORIES, {"day": known.day})["category"]
+    interests = (categories.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
+    chance = keyed_uniform("popular", settings.seed, known.day.toordinal(), np.arange(len(known.corpus_ids)))
+    popular, users = popular_rows(known.popularity, chance), len(known.users)
+    rows = [
+        {
+            "model": model,
+            "coverage": coverage(pairs, len(known.corpus_ids)),
+            "interest_entropy": mean_of_defined(interest_entropy(pairs.users, interests[pairs.rows], users)),
+            "overlap_with_popular": mean_of_defined(overlap_with_popular(pairs, popular, users)),
+            "users": users,
         }
-        rows = pl.concat(
-            [
-                _rows(known, variants, counts),
-                _rows(known, list(controls), judge_sets(known.task, list(controls.values()))),
-            ]
-        )
-    return dg.MaterializeResult(value=rows, metadata={**known.counts, "budget": known.task.budget})
+        for model, pairs in sets.items()
+    ]
+    columns = {"model": pl.String, "users": pl.Int64}
+    columns |= dict.fromkeys(["coverage", "interest_entropy", "overlap_with_popular"], pl.Float64)
+    return pl.DataFrame(rows, schema=columns).with_columns(pl.col("coverage").fill_nan(None))
 
 
 def _controls(known: Knowledge, keys: dict[int, tuple[int, ...]]) -> dict[tuple[str, int], Pairs]:

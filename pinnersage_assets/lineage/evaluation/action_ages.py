@@ -1,0 +1,53 @@
+"""``evaluation.action_ages``: how like the latest pin earlier ones are, by their age (paper, section 3, Figure 3)."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pinnersage_assets.lineage.evaluation.knowledge import KNOWN_ACTIONS
+from pinnersage_assets.lineage.queries import pin_vectors, window
+from pinnersage_assets.model.merged_vectors import mean_cosine_by_age, past_against_latest
+from pinnersage_assets.model.population import rows_of
+from pinnersage_assets.model.randomness import keyed_sample
+from pinnersage_assets.partitions import DAILY, HISTORY, WINDOW, partition_day, reads
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+_WEEK = 7
+
+
+@dg.asset(
+    key=["evaluation", "action_ages"],
+    partitions_def=DAILY,
+    deps=[*reads(WINDOW, "staging.actions"), *reads(HISTORY, "staging.pins")],
+    kinds={"numpy"},
+    code_version="1",
+)
+def action_ages(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Cosines of users' past actions with their latest, averaged by age in days."""
+    day = partition_day(context)
+    actions = warehouse.read(KNOWN_ACTIONS, window(day, settings))
+    everybody = actions["user_id"].unique().to_numpy()
+    users = keyed_sample(everybody, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
+    own = actions.filter(pl.col("user_id").is_in(users.tolist()))
+    ids, vectors = pin_vectors(
+        warehouse, "SELECT unnest($pins)", {"day": day, "pins": own["pin_id"].unique().to_list()}
+    )
+    past = past_against_latest(
+        own["user_id"].to_numpy(), own["age"].to_numpy(), rows_of(ids, own["pin_id"].to_numpy()), vectors
+    )
+    days = _edges(settings.window.days)
+    # What was done at the first moment of the window is as old as the window is long.
+    cosines, counts = mean_cosine_by_age(past, np.append(days[:-1], np.nextafter(days[-1], np.inf)))
+    rows = pl.DataFrame({"days_from": days[:-1], "days_to": days[1:], "cosine": cosines, "actions": counts})
+    return dg.MaterializeResult(
+        value=rows.with_columns(pl.col("cosine").fill_nan(None)),
+        metadata={"users": len(users), "latest actions, which others are compared with": len(own) - len(past.users)},
+    )
+
+
+def _edges(window_days: int) -> list[int]:
+    """A day each in the first week, where most changes, and then a week; the last as long as the window allows."""
+    return [*range(min(_WEEK, window_days)), *range(_WEEK, window_days, _WEEK), window_days]

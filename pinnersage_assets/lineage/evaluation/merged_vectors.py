@@ -1,0 +1,80 @@
+"""``evaluation.merged_vectors``: what a mean of unlike interests retrieves (paper, section 2, Figure 2)."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pinnersage_assets.ann.exact import exact_search
+from pinnersage_assets.lineage.queries import CORPUS_VECTORS, SEEN_CORPUS_PINS, pin_vectors, window
+from pinnersage_assets.model.merged_vectors import merged_against_medoids
+from pinnersage_assets.model.population import rows_of
+from pinnersage_assets.model.randomness import keyed_sample
+from pinnersage_assets.model.user_sets import Pairs
+from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.database import Warehouse
+
+# The figure merges three pins, of the user's three interests; recommendations are made of as many medoids.
+_MERGED = 3
+# Pins that each vector retrieves: some that a user would look at, not as many as a budget.
+_NEIGHBOURS = 20
+
+_USERS = "SELECT DISTINCT user_id FROM users.medoids WHERE dt = $day"
+
+_MEDOIDS = """
+    SELECT user_id, medoid_pin_id AS pin_id, importance FROM users.medoids
+    WHERE dt = $day AND list_contains($users, user_id) ORDER BY user_id, cluster, medoid_pin_id
+"""
+_ACTED = "SELECT user_id, pin_id FROM users.clusters WHERE dt = $day AND list_contains($users, user_id)"
+_SEEN = f"SELECT user_id, pin_id FROM ({SEEN_CORPUS_PINS}) WHERE list_contains($users, user_id)"
+
+
+@dg.asset(
+    key=["evaluation", "merged_vectors"],
+    partitions_def=DAILY,
+    deps=[
+        *reads(SAME_DAY, "users.medoids", "users.clusters", "corpus.pins"),
+        *reads(WINDOW, "staging.actions"),
+        *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
+    ],
+    kinds={"numpy"},
+    code_version="1",
+)
+def merged_vectors(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+    """How near to a user's pins is what the mean of three medoids retrieves, and what each of them retrieves."""
+    day = partition_day(context)
+    everybody = warehouse.read(_USERS, {"day": day})["user_id"].to_numpy()
+    users = keyed_sample(everybody, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
+    scope = {"day": day, "users": users.tolist()}
+    medoids, acted = warehouse.read(_MEDOIDS, scope), warehouse.read(_ACTED, scope)
+    seen = warehouse.read(_SEEN, {**scope, "first": window(day, settings)["first"]})
+    ids, vectors = pin_vectors(
+        warehouse, "SELECT unnest($pins)", {"day": day, "pins": acted["pin_id"].unique().to_list()}
+    )
+    corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+
+    def pairs(frame: pl.DataFrame, of: np.ndarray) -> Pairs:
+        return Pairs.of(np.searchsorted(users, frame["user_id"].to_numpy()), rows_of(of, frame["pin_id"].to_numpy()))
+
+    found = merged_against_medoids(
+        np.searchsorted(users, medoids["user_id"].to_numpy()),
+        rows_of(ids, medoids["pin_id"].to_numpy()),
+        medoids["importance"].to_numpy(),
+        pairs(acted, ids),
+        vectors,
+        corpus,
+        pairs(seen, corpus_ids),
+        lambda queries, k: exact_search(queries, corpus, k)[0],
+        _MERGED,
+        _NEIGHBOURS,
+    )
+    compared = pl.DataFrame(
+        {
+            "user_id": users[found.users],
+            "medoid_cosine": found.medoid_cosine,
+            "merged_nearness": found.merged,
+            "medoid_nearness": found.medoids.mean(axis=1),
+        }
+    )
+    # Who has fewer medoids is there too, with nothing to compare.
+    return pl.DataFrame({"user_id": users}).join(compared, on="user_id", how="left").fill_nan(None)
