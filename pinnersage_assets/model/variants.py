@@ -106,8 +106,8 @@ VARIANTS = {
 }
 
 
-# Judged beside the variants: one of them by the index as it is, what was really recommended, and lists of pins that know
-# nothing of the user.
+# Judged beside the variants: one of them by the index as it is, what was really recommended, and lists of pins that
+# know nothing of the user.
 BY_INDEX = "pinnersage_top_3_by_index"
 CONTROLS = (BY_INDEX, "recommended", "random", "popular")
 

@@ -14,6 +14,7 @@ from world import failures, small_settings
 from pinnersage_assets.lineage.corpus_index import open_corpus_index
 from pinnersage_assets.lineage.evaluation.retrieval import _search_in
 from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.variants import BY_INDEX
 
 YESTERDAY = LAST - datetime.timedelta(days=1)
 TABLES = ["evaluation.retrieval_users", "evaluation.variety"]
