@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PINNERSAGE_DATA_DIR ?= data
 PORT ?= 3000
+REPORTS_PORT ?= 3001
 
 export PINNERSAGE_DATA_DIR := $(abspath $(PINNERSAGE_DATA_DIR))
 export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
@@ -36,8 +37,16 @@ demo: export PINNERSAGE_SOURCE = simulated
 demo: $(INSTALLED) $(HOME_FILE)  ## 100 simulated days, and the whole lineage for the last three
 	@$(RUN) demo $(if $(AGAIN),--again)
 
-dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000 (or PORT=...)
-	@.venv/bin/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+# The UI's pages cannot open files, so the pages of reports/ are served beside it, and no longer than it. Interrupts reach
+# Dagster itself; the shell waits for it to end.
+dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000 (or PORT=...), pages on 3001 (REPORTS_PORT=...)
+	@mkdir -p $(PINNERSAGE_DATA_DIR)/reports; \
+	.venv/bin/python -m http.server $(REPORTS_PORT) --bind 127.0.0.1 --directory $(PINNERSAGE_DATA_DIR)/reports \
+		>/dev/null 2>&1 & reports=$$!; \
+	trap 'kill $$reports 2>/dev/null' EXIT; trap : INT; trap 'exit 143' TERM; \
+	sleep 1; kill -0 $$reports 2>/dev/null \
+		|| echo "Port $(REPORTS_PORT) is taken: links to pages of reports/ will not open (try REPORTS_PORT=...)" >&2; \
+	.venv/bin/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO=YYYY-MM-DD; AGAIN=1 redoes complete days
 	@test -n "$(FROM)" -a -n "$(TO)" || { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10" >&2; exit 2; }

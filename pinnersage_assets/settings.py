@@ -264,6 +264,17 @@ class ModelSettings(Section):
         return self
 
 
+class ReportSettings(Section):
+    """The page of a day."""
+
+    users: int = Field(10, ge=1, description="Users shown on the page of a day, drawn by seed from light to heavy.")
+    address: str = Field(
+        "http://localhost:3001",
+        pattern="^https?://[^/]",
+        description="Where the folder `reports` is served, for the link in the UI; `make dev` serves it there.",
+    )
+
+
 class SimulationSettings(Section):
     """Sizes of the simulated source."""
 
@@ -295,6 +306,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
         description="Models of your own in the evaluation, a section `models.name` each: what is said of a variant in "
         "`pinnersage_assets/model/variants.py`.",
     )
+    report: ReportSettings = ReportSettings()
     simulation: SimulationSettings = SimulationSettings()
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""Charts."""
+"""Charts, and the page that says how a day's models did."""

@@ -12,6 +12,7 @@ from pinnersage_assets.lineage.evaluation.merged_vectors import merged_vectors
 from pinnersage_assets.lineage.evaluation.next_action import next_action
 from pinnersage_assets.lineage.evaluation.protocol import protocol
 from pinnersage_assets.lineage.evaluation.ranking import ranking, ranking_users
+from pinnersage_assets.lineage.evaluation.report import report
 from pinnersage_assets.lineage.evaluation.retrieval import candidate_sets, retrieval
 
 ASSETS = [
@@ -28,4 +29,5 @@ ASSETS = [
     diversity,
     intervals,
     index_cost,
+    report,
 ]
