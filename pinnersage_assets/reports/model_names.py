@@ -3,13 +3,14 @@
 What belongs here: words. What a model does is the business of `model.variants`.
 """
 
-PINNERSAGE, SINGLE_VECTOR, PINS, CONTROL = "pinnersage", "single", "pins", "control"
+PINNERSAGE, SINGLE_VECTOR, PINS, CONTROL, OWN = "pinnersage", "single", "pins", "control", "own"
 
 FAMILIES = {
     PINNERSAGE: "PinnerSage and its variants",
     SINGLE_VECTOR: "one vector a user",
     PINS: "pins as they are, unclustered",
     CONTROL: "knows nothing of the user",
+    OWN: "named in the settings",
 }
 
 _NAMES = {
@@ -38,7 +39,9 @@ _NAMES = {
     "pinnersage_centroid": (PINNERSAGE, "PinnerSage, centroids"),
     "pinnersage_decay_0": (PINNERSAGE, "PinnerSage, importance λ 0"),
     "pinnersage_decayed_centroid": (PINNERSAGE, "PinnerSage, decayed centroids"),
+    "pinnersage_decayed_medoid": (PINNERSAGE, "PinnerSage, decayed medoids"),
     "pinnersage_top_3": (PINNERSAGE, "PinnerSage, top 3 medoids"),
+    "pinnersage_top_3_by_index": (PINNERSAGE, "PinnerSage, top 3 medoids, by the index"),
     "pinnersage_top_20_by_importance": (PINNERSAGE, "PinnerSage, top 20, shares by importance"),
     "pinnersage_top_20_by_importance_decay_0.1": (PINNERSAGE, "PinnerSage, top 20 decayed centroids, λ 0.1"),
 }
@@ -66,4 +69,4 @@ def _found(model: str) -> tuple[str, str]:
     for prefix, (family, pattern) in _PREFIXES.items():
         if model.startswith(prefix):
             return family, pattern.format(model.removeprefix(prefix).replace("_", " "))
-    return CONTROL, model.replace("_", " ")
+    return OWN, model.replace("_", " ")

@@ -237,7 +237,7 @@ def _retrieval(data: PageData, found: Findings) -> Section:
         more,
         missing,
         () if shown or lifts else ("There are no comparisons of candidates: evaluation.intervals has no rows.",),
-        FAMILIES if shown else {},
+        _families(data.intervals),
     )
 
 
@@ -260,8 +260,15 @@ def _ranking(data: PageData) -> Section:
         more,
         notes,
         () if shown or lifts else ("Nothing was ranked: there were no actions to rank among impressions.",),
-        {family: words for family, words in FAMILIES.items() if family != CONTROL} if shown else {},
+        {family: words for family, words in _families(data.intervals).items() if family != CONTROL},
     )
+
+
+def _families(intervals: pl.DataFrame) -> dict[str, str]:
+    """The families that charts of intervals show."""
+    models = intervals["model"].unique() if len(intervals) else ()
+    present = {family_of(model) for model in models}
+    return {family: words for family, words in FAMILIES.items() if family in present}
 
 
 def _against(
