@@ -5,11 +5,15 @@ measured against.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
+# Blocks that are searched at the same time, at most.
+_THREADS = 8
 # Scores of one block; float32, so 64 MB.
 _BLOCK_SCORES = 16_000_000
 # Scores of which only the highest is compared, to bound the k-th highest of all: cheaper than a partition of all.
@@ -57,8 +61,21 @@ def exact_search(
     cosines = np.empty((len(queries), k), dtype=np.float32)
     if k == 0:
         return rows, cosines
-    for block in _blocks(len(queries), len(vectors)):
+
+    def search(block: slice) -> None:
         rows[block], cosines[block] = _best(queries[block] @ vectors.T, k)
+
+    blocks = list(_blocks(len(queries), len(vectors)))
+    if len(blocks) <= 1:
+        for block in blocks:
+            search(block)
+        return rows, cosines
+    # A block a thread, instead of all threads in the product of one: then what follows the product has them too.
+    blas = ThreadpoolController().select(user_api="blas")
+    threads = max((library.num_threads for library in blas.lib_controllers), default=1)
+    with blas.limit(limits=1), ThreadPoolExecutor(min(threads, _THREADS)) as pool:
+        for _ in pool.map(search, blocks):
+            pass
     return rows, cosines
 
 

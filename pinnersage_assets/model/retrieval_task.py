@@ -1,10 +1,11 @@
 """The candidate retrieval task (paper, section 5.3.1, Table 4): what candidate sets foresee of users' next actions.
 
-Each embedding of a user is searched for once, as deep as the budget; every variant, seed, e and way to share out the
-budget is then a choice among these lists. Users are judged one after another, in batches of bounded memory.
+Each embedding of a user is searched for once, about as deep as any set needs it; every variant, seed, e and way to
+share out the budget is then a choice among these lists, and all choices of a user are made together. Users are judged
+in batches of bounded memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,12 +18,22 @@ from pinnersage_assets.model.population import batches, ranges
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings, Variant
 
-# Lists of neighbours that are held at once; each is as long as the budget and the pins seen.
+# Lists of neighbours that are held at once, beside those of pins, which users share.
 _LISTS_AT_ONCE = 8_192
 # Users whose targets are held against the corpus at once.
 _USERS_AT_ONCE = 256
-# Share of users for whom the neighbours of shared pins are deep enough.
-_SHALLOW_USERS = 0.95
+# Targets whose cosines to all of the corpus are held at once.
+_TARGETS_AT_ONCE = 64
+# Queries of like depth that are searched together.
+_QUERIES_AT_ONCE = 2_048
+# Lists are searched this deep at least, since less costs as much, or this often the largest share that is wanted of
+# them, for overlaps; and deeper by what is seen, up to the first again. For sets that this is not enough for, lists are
+# searched as deep as any set could want them.
+_LEAST_DEPTH = 128
+_DEPTH_OF_SHARE = 1.5
+# How far sets are looked at, relative to the shares, and how much further each time that overlaps leave room.
+_REACH = 1.25
+_FURTHER = 2
 
 Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 """(queries, k) -> (q, min(k, m)) nearest corpus rows, nearest first."""
@@ -91,37 +102,58 @@ def judge_variants(
         task: what is asked.
         search: of the corpus.
         on_progress: called with the users done and the users in all.
-        keep: called with a variant's name, the seed, the user's number and the corpus rows of each set.
+        keep: called with a variant's name, the seed, the user's number and the corpus rows of each set; users
+            ascend.
 
     Returns:
         The sets as (name of the variant, seed), and their counts in that order.
     """
-    sets, choices, selected = [], [], []
-    for name, variant in variants.items():
-        seeds = list(keys_of_seeds) if variant.selection == "sampled" else list(keys_of_seeds)[:1]
-        for seed in seeds:
-            sets.append((name, seed))
-            choices.append(variant)
-            selected.append(population.select(variant, keys_of_seeds[seed]))
-    lists = _Lists.of(choices, selected, user_ids, population.vectors, task.budget)
+    sets = [
+        (name, seed)
+        for name, variant in variants.items()
+        for seed in list(keys_of_seeds)[: None if variant.selection == "sampled" else 1]
+    ]
+    chosen = [variants[name] for name, _ in sets]
+    selected = (population.select(variants[name], keys_of_seeds[seed]) for name, seed in sets)
+    lists, members = _choose(chosen, selected, user_ids, population.vectors, task.budget)
+    refill = np.array([variant.refill for variant in chosen])
     counts = SetCounts.empty(len(sets), task.users)
-    bounds = np.searchsorted(lists.users, np.arange(task.users + 1))
-    of_pins = _search_pins(lists, task, search)
-    for first, last in batches(bounds, _LISTS_AT_ONCE):
-        found, judged = lists.search(first, last, bounds, of_pins, task, search), Judge(task, first, last)
-        for user in range(first, last):
-            unseen = judged.unseen(user, found[user - first])
-            for number, variant in enumerate(choices):
-                own = slice(*lists.of_set[number].bounds[user : user + 2])
-                rows = candidate_rows(
-                    unseen[lists.of_set[number].lists[own] - bounds[user]],
-                    lists.of_set[number].shares[own],
-                    variant.refill,
-                    judged.scratch,
-                )
-                judged.count(user, rows, counts, number)
-                if keep:
-                    keep(*sets[number], user, rows)
+    shallow, deep = _depths(lists, members, task)
+    of_pins = _search_pins(lists, shallow, search)
+    bounds_of_lists, bounds = (np.searchsorted(some.users, np.arange(task.users + 1)) for some in (lists, members))
+    # Users of few lists have targets as well.
+    weights = bounds_of_lists + np.arange(task.users + 1) * (_LISTS_AT_ONCE // _USERS_AT_ONCE)
+    for first, last in batches(weights, _LISTS_AT_ONCE):
+        judged, kept = Judge(task, first, last), {}
+        pending = np.arange(bounds[first], bounds[last])
+        for depths, searched in ((shallow, of_pins), (deep, None)):
+            wanted = np.unique(members.lists[pending])
+            found = _search_lists(lists, wanted, depths, searched, len(task.corpus), search)
+            unfinished = []
+            for own in np.split(pending, np.flatnonzero(np.diff(members.users[pending])) + 1):
+                user = int(members.users[own[0]])
+                of_user = slice(*np.searchsorted(lists.users[wanted], [user, user + 1]))
+                numbers, of_set = _numbered(members.sets[own])
+                finished = np.zeros(len(numbers), dtype=bool)
+                for which, rows, sizes in candidate_rows(
+                    judged.unseen(user, found.part(of_user)),
+                    of_set,
+                    np.searchsorted(wanted[of_user], members.lists[own]),
+                    members.shares[own],
+                    refill[numbers],
+                    len(task.corpus),
+                ):
+                    finished[which] = True
+                    judged.count(user, rows, sizes, counts, numbers[which])
+                    if keep:
+                        parts = np.split(rows, np.cumsum(sizes)[:-1])
+                        kept |= {(user, number): part for number, part in zip(numbers[which], parts, strict=True)}
+                unfinished.append(own[~finished[of_set]])
+            pending = np.concatenate(unfinished)
+            if not len(pending):
+                break
+        for user, number in sorted(kept):
+            keep(*sets[number], user, kept[user, number])
         on_progress(last, task.users)
     return sets, counts
 
@@ -129,25 +161,27 @@ def judge_variants(
 def judge_sets(task: RetrievalTask, sets: Sequence[Pairs]) -> SetCounts:
     """Judge candidate sets that are given: one a user in each of ``sets``."""
     counts = SetCounts.empty(len(sets), task.users)
-    bounds = [np.searchsorted(pairs.users, np.arange(task.users + 1)) for pairs in sets]
+    bounds = np.stack([np.searchsorted(pairs.users, np.arange(task.users + 1)) for pairs in sets], axis=1)
     for first, last in batches(np.arange(task.users + 1), _USERS_AT_ONCE):
         judged = Judge(task, first, last)
         for user in range(first, last):
-            for number, (pairs, bound) in enumerate(zip(sets, bounds, strict=True)):
-                judged.count(user, pairs.rows[bound[user] : bound[user + 1]], counts, number)
+            rows = [pairs.rows[start:end] for pairs, start, end in zip(sets, *bounds[user : user + 2], strict=True)]
+            sizes = bounds[user + 1] - bounds[user]
+            judged.count(user, np.concatenate(rows), sizes, counts, np.arange(len(sets)))
     return counts
 
 
 def random_sets(task: RetrievalTask, keys: Sequence[tuple[int, ...]]) -> Pairs:
     """As many unseen corpus rows as the budget at random; ``keys`` says for each user what the draw belongs to."""
     bounds = np.searchsorted(task.seen.users, np.arange(task.users + 1))
+    is_seen = np.zeros(len(task.corpus), dtype=bool)
     drawn = []
     for user, key in enumerate(keys):
         seen = task.seen.rows[bounds[user] : bounds[user + 1]]
         # NumPy takes no negative seeds, and an id may be any 64-bit integer.
         chance = np.random.default_rng([int(part) % 2**64 for part in key])
         some = chance.choice(len(task.corpus), min(len(task.corpus), task.budget + len(seen)), replace=False)
-        drawn.append(some[~np.isin(some, seen)][: task.budget])
+        drawn.append(_first_unseen(some, seen, task.budget, is_seen))
     return _pairs(drawn)
 
 
@@ -161,11 +195,22 @@ def popular_sets(task: RetrievalTask, actions: NDArray[np.int64], chance: NDArra
     """
     order = np.lexsort((chance, -actions))
     bounds = np.searchsorted(task.seen.users, np.arange(task.users + 1))
+    is_seen = np.zeros(len(task.corpus), dtype=bool)
     found = []
     for first, last in pairwise(bounds):
-        some = order[: task.budget + last - first]
-        found.append(some[~np.isin(some, task.seen.rows[first:last])][: task.budget])
+        seen = task.seen.rows[first:last]
+        found.append(_first_unseen(order[: task.budget + len(seen)], seen, task.budget, is_seen))
     return _pairs(found)
+
+
+def _first_unseen(
+    rows: NDArray[np.int64], seen: NDArray[np.int64], size: int, is_seen: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The first rows that are not seen; ``is_seen`` (m,) is False before and after."""
+    is_seen[seen] = True
+    unseen = rows[~is_seen[rows]][:size]
+    is_seen[seen] = False
+    return unseen
 
 
 def _pairs(rows: list[NDArray[np.int64]]) -> Pairs:
@@ -173,40 +218,83 @@ def _pairs(rows: list[NDArray[np.int64]]) -> Pairs:
     return Pairs.of(users, np.concatenate([np.empty(0, np.int64), *rows]))
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Lists of corpus rows, the nearest first, one after another.
+
+    ``rows`` (N,); ``starts`` (lists + 1,) where each list begins, and the end of the last; ``whole`` (lists,) whether
+    there are no more.
+    """
+
+    rows: NDArray[np.integer]
+    starts: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+
+    def part(self, lists: slice) -> "Neighbours":
+        """Some consecutive lists."""
+        starts = self.starts[lists.start : lists.stop + 1]
+        return Neighbours(self.rows[starts[0] : starts[-1]], starts - starts[0], self.whole[lists])
+
+
 def candidate_rows(
-    lists: NDArray[np.int64], shares: NDArray[np.int64], refill: bool, scratch: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The candidate set of a user from the lists of its embeddings, as `candidates.candidate_sets` defines it.
+    unseen: Neighbours,
+    sets: NDArray[np.int64],
+    lists: NDArray[np.int64],
+    shares: NDArray[np.int64],
+    refill: NDArray[np.bool_],
+    corpus_size: int,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """The candidate sets of a user from the lists of its embeddings, as `candidates.candidate_sets` defines them.
 
     Args:
-        lists: (e, B) unseen corpus rows, the nearest first; B is the budget, or all that are unseen.
-        shares: (e,) how many each brings, at least 1.
-        refill: whether what overlaps is replaced.
-        scratch: (m,) int64 of any content, which changes.
+        unseen: corpus rows, of each embedding those nearest to it that the user has not seen.
+        sets: (n,) the set that each of the lists and shares belongs to: 0, 1, ... without gaps, ascending.
+        lists: (n,) which of the lists it is.
+        shares: (n,) how many pins it brings, at least 1.
+        refill: (S,) whether what overlaps is replaced.
+        corpus_size: m; rows are below it.
 
-    Returns:
-        Different rows.
+    Yields:
+        Some of the sets (s,), their sizes (s,) last, and between them their rows, those of one set after those of the
+        other. Each set comes once, or never if the lists are not deep enough to say which rows it has.
     """
-    if len(lists) == 1:
-        return lists[0, : shares[0]]
-    equal = (shares == shares[0]).all()
-    size, reach = int(shares.sum()), 1.25 if refill else 1.0
-    while True:
-        depths = np.minimum(np.ceil(reach * shares).astype(np.int64), lists.shape[1])
-        if equal:
-            # At equal depth the smaller row comes first; numbers made of both sort faster than anything else.
-            in_order = np.sort((np.arange(depths[0]) * len(scratch) + lists[:, : depths[0]]).ravel()) % len(scratch)
-        else:
-            owners, places = np.repeat(np.arange(len(lists)), depths), ranges(np.zeros_like(depths), depths)
-            rows = lists[owners, places]
-            in_order = rows[np.lexsort((rows, places / shares[owners]))]
-        # The first of each row: written from the end, what is written last stays.
-        numbers = np.arange(len(in_order))
-        scratch[in_order[::-1]] = numbers[::-1]
-        different = in_order[scratch[in_order] == numbers]
-        if not refill or len(different) >= size or depths.min() == lists.shape[1]:
-            return different[:size]
-        reach *= 1.5
+    # A place over a share, as a whole number: fractions of denominators up to the largest share are equal, or differ by
+    # one unit at least. With the set and the row it fits into 64 bits: 10 for sets, 24 for rows, 30 for 20,000 units.
+    unit = int(shares.max()) ** 2
+    begins, lengths = np.flatnonzero(np.diff(sets, prepend=-1)), np.diff(unseen.starts)
+    wanted = np.add.reduceat(shares, begins)
+    # With a single list nothing overlaps.
+    goes_on = refill & (np.diff(begins, append=len(sets)) > 1)
+    # Before this, all lists of the set are known; beyond the longest list there is nothing.
+    end = unit * (int(lengths.max()) + 1)
+    known = np.minimum.reduceat(np.where(unseen.whole[lists], end, lengths[lists] * unit // shares), begins)
+    pending, reach = np.flatnonzero(goes_on | (known >= unit)), _REACH
+    while len(pending):
+        number = np.full(len(refill), -1)
+        number[pending] = np.arange(len(pending))
+        own = np.flatnonzero(number[sets] >= 0)
+        of_set, share = number[sets[own]], shares[own]
+        limits = np.minimum(np.where(goes_on[pending], int(reach * unit), unit), known[pending])
+        depths = np.minimum(lengths[lists[own]], -(-limits[of_set] * share // unit))
+        places = ranges(np.zeros_like(depths), depths)
+        rows = unseen.rows[places + np.repeat(unseen.starts[lists[own]], depths)]
+        # Every row of a set once, where it is nearest: numbers made of both sort faster than anything else.
+        units = int(limits.max()) + 1
+        codes = (np.repeat(of_set * corpus_size, depths) + rows) * units + places * unit // np.repeat(share, depths)
+        codes.sort()
+        rows_of_sets = codes // units
+        first = np.flatnonzero(np.diff(rows_of_sets, prepend=-1))
+        rows_of_sets, units_of_rows = rows_of_sets[first], codes[first] - rows_of_sets[first] * units
+        of_row = rows_of_sets // corpus_size
+        # In order; as near, the smaller row comes first.
+        codes = rows_of_sets + (of_row * (units - 1) + units_of_rows) * corpus_size
+        codes.sort()
+        found = np.bincount(of_row, minlength=len(pending))
+        is_full = (found >= wanted[pending]) | ~goes_on[pending] | (limits == end)
+        sizes = np.minimum(found, wanted[pending])[is_full]
+        if len(sizes):
+            yield pending[is_full], codes[ranges((np.cumsum(found) - found)[is_full], sizes)] % corpus_size, sizes
+        pending, reach = pending[~is_full & (limits < known[pending])], reach * _FURTHER
 
 
 class Judge:
@@ -218,146 +306,185 @@ class Judge:
         self._targets = np.searchsorted(task.targets.users, np.arange(first, last + 1))
         own = slice(self._targets[0], self._targets[-1])
         self._target_rows = task.targets.corpus_rows[own]
-        self._is_relevant = task.targets.vectors[own] @ task.corpus.T >= task.relevance_cosine
+        vectors = task.targets.vectors[own]
+        self._is_relevant = np.empty((len(vectors), len(task.corpus)), dtype=bool)
+        for start in range(0, len(vectors), _TARGETS_AT_ONCE):
+            some = slice(start, start + _TARGETS_AT_ONCE)
+            np.greater_equal(vectors[some] @ task.corpus.T, task.relevance_cosine, out=self._is_relevant[some])
         self._targets = self._targets - self._targets[0]
         self._seen = np.searchsorted(task.seen.users, np.arange(first, last + 1))
-        self._in_set = np.zeros(len(task.corpus), dtype=bool)
-        self.scratch = np.zeros(len(task.corpus), dtype=np.int64)
+        self._is_seen = np.zeros(len(task.corpus), dtype=bool)
 
-    def unseen(self, user: int, found: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of (E, k) rows found for a user the first unseen ones, (E, min(budget, unseen pins))."""
+    def unseen(self, user: int, found: Neighbours) -> Neighbours:
+        """Of the neighbours found for a user those that it has not seen."""
         own = self._task.seen.rows[self._seen[user - self._first] : self._seen[user - self._first + 1]]
-        self._in_set[own] = True
-        is_unseen = ~self._in_set[found]
-        self._in_set[own] = False
-        size = min(self._task.budget, len(self._task.corpus) - len(own))
-        kept = is_unseen & (np.cumsum(is_unseen, axis=1, dtype=np.int32) <= size)
-        return found[kept].reshape(len(found), size)
+        self._is_seen[own] = True
+        is_unseen = ~self._is_seen[found.rows]
+        self._is_seen[own] = False
+        starts = np.append(0, np.cumsum(is_unseen))[found.starts]
+        return Neighbours(found.rows[is_unseen], starts, found.whole)
 
-    def count(self, user: int, rows: NDArray[np.int64], counts: SetCounts, number: int) -> None:
-        """Enter the counts of a user's set, given as corpus rows."""
+    def count(
+        self,
+        user: int,
+        rows: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        counts: SetCounts,
+        numbers: NDArray[np.int64],
+    ) -> None:
+        """Enter the counts of a user's sets: their corpus rows, one set after another, the sizes, and their numbers."""
         own = slice(*self._targets[user - self._first : user - self._first + 2])
-        wanted = self._target_rows[own]
-        self._in_set[rows] = True
-        counts.recalled[number, user] = np.count_nonzero(self._in_set[wanted[wanted >= 0]])
-        self._in_set[rows] = False
-        counts.relevant[number, user] = np.count_nonzero(self._is_relevant[own][:, rows].any(axis=1))
-        counts.set_size[number, user] = len(rows)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Of one set: which lists (K,), with which shares (K,), and where each user's begin (U + 1,)."""
-
-    lists: NDArray[np.int64]
-    shares: NDArray[np.int64]
-    bounds: NDArray[np.int64]
+        counts.set_size[numbers, user] = sizes
+        # Sums over nothing are what `reduceat` does not have.
+        filled = sizes > 0
+        numbers, starts = numbers[filled], (np.cumsum(sizes) - sizes)[filled]
+        if len(numbers):
+            for hits, into in (
+                (self._is_relevant[own][:, rows], counts.relevant),
+                (self._target_rows[own, None] == rows, counts.recalled),
+            ):
+                into[numbers, user] = np.logical_or.reduceat(hits, starts, axis=1).sum(axis=0)
 
 
 @dataclass(frozen=True)
 class _Lists:
     """The different (user, embedding) pairs of all sets: what is searched for.
 
-    ``users`` (L,) ascending numbers; ``pin_rows`` (L,) of embeddings that are pins, -1 of others; ``means`` (L',
-    d), the others, which ``mean_rows`` (L,) point at; ``of_set`` a choice a set.
+    ``users`` (L,) ascending numbers; ``pin_rows`` (L,) of embeddings that are ``pins``, -1 of others; ``mean_rows``
+    (L,) the others as rows of ``means``, -1 of pins.
     """
 
     users: NDArray[np.int64]
     pin_rows: NDArray[np.int64]
     mean_rows: NDArray[np.int64]
-    means: NDArray[np.float32]
     pins: NDArray[np.float32]
-    of_set: list[_Choice]
+    means: NDArray[np.float32]
 
-    @classmethod
-    def of(
-        cls,
-        variants: list[Variant],
-        selected: list[Embeddings],
-        user_ids: NDArray[np.int64],
-        pins: NDArray[np.float32],
-        budget: int,
-    ) -> "_Lists":
-        families = {family: number for number, family in enumerate(dict.fromkeys(map(_family, variants)), start=1)}
-        columns, shared, vectors = [], [], []
-        for variant, chosen in zip(variants, selected, strict=True):
-            frame = pl.DataFrame({"user_id": chosen.user_ids, "importance": chosen.importances}).with_row_index("row")
-            # More embeddings than there is budget cannot bring a pin each.
-            within = frame.filter(pl.int_range(pl.len()).over("user_id") < budget)
-            with_shares = shares(within, budget, variant.shares == "importance", variant.refill)
-            kept = with_shares["row"].to_numpy()
-            family = 0 if variant.representation in MEDOIDS else families[_family(variant)]
-            users = np.searchsorted(user_ids, chosen.user_ids[kept])
-            columns.append(np.stack([users, np.full(len(kept), family), chosen.medoid_rows[kept]], axis=1))
-            shared.append(with_shares["share"].to_numpy().astype(np.int64))
-            vectors.append(chosen.vectors[kept] if family else None)
-        everything = np.concatenate(columns)
-        keys, inverse = np.unique(everything, axis=0, return_inverse=True)
-        is_mean = keys[:, 1] > 0
-        mean_rows = np.where(is_mean, np.cumsum(is_mean) - 1, -1)
-        means = np.empty((int(is_mean.sum()), pins.shape[1]), dtype=np.float32)
-        ends = np.cumsum([len(own) for own in columns])
-        of_set = []
-        for own, share, vector, end in zip(columns, shared, vectors, ends, strict=True):
-            lists = inverse[end - len(own) : end]
-            if vector is not None:
-                means[mean_rows[lists]] = vector
-            # A user's embeddings stand in the order of selection; users are ascending.
-            bounds = np.searchsorted(own[:, 0], np.arange(len(user_ids) + 1))
-            of_set.append(_Choice(lists, share, bounds))
-        return cls(keys[:, 0], np.where(is_mean, -1, keys[:, 2]), mean_rows, means, pins, of_set)
+    def vectors(self, lists: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What to search for."""
+        queries = self.pins[self.pin_rows[lists]]
+        is_mean = self.mean_rows[lists] >= 0
+        queries[is_mean] = self.means[self.mean_rows[lists[is_mean]]]
+        return queries
 
-    def search(
-        self,
-        first: int,
-        last: int,
-        bounds: NDArray[np.int64],
-        of_pins: "_PinNeighbours",
-        task: RetrievalTask,
-        search: Search,
-    ) -> list[NDArray[np.int64]]:
-        """Of each user the neighbours of its lists, (E, k) each, deep enough for the budget and what it has seen."""
-        seen = np.diff(np.searchsorted(task.seen.users, np.arange(first, last + 1)))
-        own = slice(bounds[first], bounds[last])
-        means = self.means[self.mean_rows[own][self.mean_rows[own] >= 0]]
-        found_means = search(means, of_pins.depth)
-        done, found = 0, []
-        for user in range(first, last):
-            lists = slice(bounds[user], bounds[user + 1])
-            pin_rows = self.pin_rows[lists]
-            is_mean = pin_rows == -1
-            if task.budget + seen[user - first] > of_pins.depth:
-                queries = self.pins[pin_rows]
-                queries[is_mean] = means[done : done + np.count_nonzero(is_mean)]
-                found.append(search(queries, task.budget + int(seen[user - first])))
-            else:
-                near = np.empty((len(pin_rows), found_means.shape[1]), dtype=np.int64)
-                near[~is_mean] = of_pins.rows[np.searchsorted(of_pins.pin_rows, pin_rows[~is_mean])]
-                near[is_mean] = found_means[done : done + np.count_nonzero(is_mean)]
-                found.append(near)
-            done += np.count_nonzero(is_mean)
-        return found
+
+@dataclass(frozen=True)
+class _Members:
+    """Which lists sets are made of, (n,) each: ``users`` and, within a user, ``sets`` ascend."""
+
+    users: NDArray[np.int64]
+    sets: NDArray[np.int64]
+    lists: NDArray[np.int64]
+    shares: NDArray[np.int64]
+
+
+def _choose(
+    variants: Sequence[Variant],
+    selected: Iterable[Embeddings],
+    user_ids: NDArray[np.int64],
+    pins: NDArray[np.float32],
+    budget: int,
+) -> tuple[_Lists, _Members]:
+    """What to search for, and what each set makes of it."""
+    # A mean is known by what makes it and by the medoid of its cluster; 0 are the pins themselves.
+    families = {family: number for number, family in enumerate(dict.fromkeys(map(_family, variants)), start=1)}
+    of_members, mean_keys, means = [], [np.empty(0, np.int64)], [pins[:0]]
+    for number, (variant, chosen) in enumerate(zip(variants, selected, strict=True)):
+        frame = pl.DataFrame({"user_id": chosen.user_ids, "importance": chosen.importances}).with_row_index("row")
+        # More embeddings than there is budget cannot bring a pin each.
+        within = frame.filter(pl.int_range(pl.len()).over("user_id") < budget)
+        with_shares = shares(within, budget, variant.shares == "importance", variant.refill)
+        kept = with_shares["row"].to_numpy()
+        users = np.searchsorted(user_ids, chosen.user_ids[kept])
+        family = 0 if variant.representation == "medoid" else families[_family(variant)]
+        keys = (users * (len(families) + 1) + family) * len(pins) + chosen.medoid_rows[kept]
+        of_members.append([users, np.full(len(kept), number), keys, with_shares["share"].to_numpy().astype(np.int64)])
+        if family:
+            # Vectors of one set at a time: those of all would not fit.
+            is_new = ~np.isin(keys, np.concatenate(mean_keys))
+            mean_keys.append(keys[is_new])
+            means.append(chosen.vectors[kept[is_new]])
+    users, sets, keys, share = np.concatenate([np.empty((4, 0), np.int64), *of_members], axis=1)
+    order = np.argsort(users, kind="stable")
+    keys, lists = np.unique(keys, return_inverse=True)
+    owners, families_of_lists = np.divmod(keys // max(1, len(pins)), len(families) + 1)
+    is_mean = families_of_lists > 0
+    order_of_means = np.argsort(np.concatenate(mean_keys))
+    mean_rows = np.full(len(keys), -1)
+    mean_rows[is_mean] = order_of_means
+    pin_rows = np.where(is_mean, -1, keys % max(1, len(pins)))
+    found = _Lists(owners, pin_rows, mean_rows, pins, np.concatenate(means))
+    return found, _Members(users[order], sets[order], lists[order], share[order])
+
+
+def _depths(lists: _Lists, members: _Members, task: RetrievalTask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How deep each list is searched at first, and how deep any set could want it."""
+    seen = np.bincount(task.seen.users, minlength=task.users)[lists.users]
+    largest = np.zeros(len(lists.users), dtype=np.int64)
+    np.maximum.at(largest, members.lists, members.shares)
+    enough = np.maximum(_LEAST_DEPTH, np.ceil(_DEPTH_OF_SHARE * largest).astype(np.int64))
+    shallow = np.minimum(enough, task.budget) + np.minimum(seen, _LEAST_DEPTH)
+    return np.minimum(shallow, len(task.corpus)), np.minimum(task.budget + seen, len(task.corpus))
 
 
 @dataclass(frozen=True)
 class _PinNeighbours:
-    """Corpus rows ``rows`` (p, min(depth, m)) int32 nearest to the pins ``pin_rows`` (p,), which users share."""
+    """Corpus rows nearest to the pins ``pin_rows`` (p,) ascending, which users share: (N,) int32 from ``starts`` on."""
 
     pin_rows: NDArray[np.int64]
     rows: NDArray[np.int32]
-    depth: int
+    starts: NDArray[np.int64]
 
 
-def _search_pins(lists: _Lists, task: RetrievalTask, search: Search) -> _PinNeighbours:
-    seen = np.bincount(task.seen.users, minlength=task.users)
-    # For the few who have seen more, all is searched again.
-    depth = task.budget + int(np.quantile(seen, _SHALLOW_USERS)) if task.users else task.budget
-    pin_rows = np.unique(lists.pin_rows[lists.pin_rows >= 0])
-    rows = np.empty((len(pin_rows), min(depth, len(task.corpus))), dtype=np.int32)
-    for start in range(0, len(pin_rows), _LISTS_AT_ONCE):
-        some = slice(start, start + _LISTS_AT_ONCE)
-        rows[some] = search(lists.pins[pin_rows[some]], depth)
-    return _PinNeighbours(pin_rows, rows, depth)
+def _search_pins(lists: _Lists, depths: NDArray[np.int64], search: Search) -> _PinNeighbours:
+    is_pin = lists.pin_rows >= 0
+    pin_rows, which = np.unique(lists.pin_rows[is_pin], return_inverse=True)
+    deepest = np.zeros(len(pin_rows), dtype=np.int64)
+    np.maximum.at(deepest, which, depths[is_pin])
+    rows = _search(lambda some: lists.pins[pin_rows[some]], deepest, search)
+    return _PinNeighbours(pin_rows, rows, np.cumsum(deepest) - deepest)
+
+
+def _search_lists(
+    lists: _Lists,
+    wanted: NDArray[np.int64],
+    depths: NDArray[np.int64],
+    of_pins: _PinNeighbours | None,
+    corpus_size: int,
+    search: Search,
+) -> Neighbours:
+    """The neighbours of some lists; those of pins are looked up, if they are given."""
+    depth = depths[wanted]
+    starts = np.append(0, np.cumsum(depth))
+    rows = np.empty(starts[-1], dtype=np.int32)
+    known = (lists.pin_rows[wanted] >= 0) & (of_pins is not None)
+    if of_pins:
+        places = of_pins.starts[np.searchsorted(of_pins.pin_rows, lists.pin_rows[wanted[known]])]
+        rows[ranges(starts[:-1][known], depth[known])] = of_pins.rows[ranges(places, depth[known])]
+    others = wanted[~known]
+    found = _search(lambda some: lists.vectors(others[some]), depths[others], search)
+    rows[ranges(starts[:-1][~known], depth[~known])] = found
+    return Neighbours(rows, starts, depth == corpus_size)
+
+
+def _search(
+    queries: Callable[[NDArray[np.int64]], NDArray[np.float32]], depths: NDArray[np.int64], search: Search
+) -> NDArray[np.int32]:
+    """The first ``depths`` corpus rows of each query, one query after another."""
+    starts = np.cumsum(depths) - depths
+    rows = np.empty(depths.sum(), dtype=np.int32)
+    order = np.argsort(depths, kind="stable")
+    for start in range(0, len(order), _QUERIES_AT_ONCE):
+        some = order[start : start + _QUERIES_AT_ONCE]
+        found = search(queries(some), int(depths[some[-1]]))
+        rows[ranges(starts[some], depths[some])] = found[np.arange(found.shape[1]) < depths[some, None]]
+    return rows
+
+
+def _numbered(ascending: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different numbers, and for each element which of them it is."""
+    is_first = np.diff(ascending, prepend=-1) != 0
+    return ascending[is_first], np.cumsum(is_first) - 1
 
 
 def _family(variant: Variant) -> tuple[str, float | None, str, float]:

@@ -23,8 +23,11 @@ class Pairs:
     @classmethod
     def of(cls, users: NDArray[np.int64], rows: NDArray[np.int64]) -> "Pairs":
         """Sort pairs and drop repetitions."""
-        unique = np.unique(np.stack([users, rows], axis=1).astype(np.int64), axis=0)
-        return cls(unique[:, 0], unique[:, 1])
+        # One number a pair sorts ten times as fast as two.
+        users, rows = users.astype(np.int64), rows.astype(np.int64)
+        least, most = (int(end(initial=0)) for end in (rows.min, rows.max))
+        users, rows = np.divmod(np.unique(users * (most - least + 1) + rows - least), most - least + 1)
+        return cls(users, rows + least)
 
 
 def nearest_unseen(

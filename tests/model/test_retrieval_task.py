@@ -1,14 +1,17 @@
 """Judged candidate sets against loops over the definitions, and against the sets that recommendations are made of."""
 
 from collections import defaultdict
+from fractions import Fraction
 
 import numpy as np
 import polars as pl
 import pytest
 
+from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.model import retrieval_task
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.retrieval_task import (
+    Neighbours,
     RetrievalTask,
     Targets,
     candidate_rows,
@@ -133,21 +136,63 @@ def test_refilled_sets_are_as_large_as_the_budget_whatever_the_model(case, judge
     assert counts.set_size[[model for model, _ in sets].index("pinnersage_not_refilled")].min() < BUDGET
 
 
-def test_users_who_have_seen_more_than_others_are_judged_as_well(case, judged, monkeypatch):
-    """Their lists are searched deeper than those that users share; none or all of them, the counts are the same."""
-    for share in (0.0, 1.0):
-        monkeypatch.setattr(retrieval_task, "_SHALLOW_USERS", share)
-        again = judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, case.search, lambda *_: None)
-        assert again[0] == judged[0]
-        for name in vars(judged[1]):
-            np.testing.assert_array_equal(getattr(again[1], name), getattr(judged[1], name))
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"_LEAST_DEPTH": 1, "_DEPTH_OF_SHARE": 1.0},
+        {"_LEAST_DEPTH": 8, "_DEPTH_OF_SHARE": 1.0},
+        {"_LEAST_DEPTH": 1000},
+        {"_REACH": 1.0, "_FURTHER": 1.1},
+        {"_LISTS_AT_ONCE": 7, "_USERS_AT_ONCE": 7, "_TARGETS_AT_ONCE": 2, "_QUERIES_AT_ONCE": 3},
+    ],
+)
+def test_neither_depths_nor_batches_make_a_difference(case, judged, monkeypatch, changed):
+    """However many lists must be searched once more because of what is seen, and of overlaps."""
+    for name, value in changed.items():
+        monkeypatch.setattr(retrieval_task, name, value)
+    again = judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, case.search, lambda *_: None)
+    assert again[0] == judged[0]
+    for name in vars(judged[1]):
+        np.testing.assert_array_equal(getattr(again[1], name), getattr(judged[1], name))
 
 
-def test_batches_make_no_difference(case, judged, monkeypatch):
-    monkeypatch.setattr(retrieval_task, "_LISTS_AT_ONCE", 7)
-    _, again = judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, case.search, lambda *_: None)
-    np.testing.assert_array_equal(again.recalled, judged[1].recalled)
-    np.testing.assert_array_equal(again.relevant, judged[1].relevant)
+def test_an_embedding_is_searched_for_once_unless_its_list_is_too_short(case, monkeypatch):
+    asked = []
+
+    def search(queries, k):
+        asked.append(queries)
+        return case.search(queries, k)
+
+    def search_all(least_depth):
+        asked.clear()
+        monkeypatch.setattr(retrieval_task, "_LEAST_DEPTH", least_depth)
+        judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, search, lambda *_: None)
+        return np.concatenate(asked)
+
+    queries, rounding = search_all(1000), search_all(1)
+    different = len(np.unique(queries, axis=0))
+    # A cluster of one pin has that pin as its mean, which is the same vector for several models.
+    assert different <= len(queries) < PINS + 8 * USERS * 20
+    assert len(np.unique(rounding, axis=0)) == different
+    assert len(queries) < len(rounding) <= 2 * len(queries) + PINS * USERS
+
+
+def test_the_sets_are_kept_in_the_order_of_users(case, judged, monkeypatch):
+    monkeypatch.setattr(retrieval_task, "_LEAST_DEPTH", 1)
+    variants = {name: VARIANTS[name] for name in ("pinnersage", "pinnersage_not_refilled", "all_pins", "last_pin")}
+    kept = defaultdict(list)
+
+    def keep(name, seed, user, rows):
+        kept[name, seed].append((user, rows))
+
+    judge_variants(case.population, case.user_ids, variants, KEYS, case.task, case.search, lambda *_: None, keep)
+    assert len(kept) == 3 + 3 + 1 + 1
+    for (name, seed), of_users in kept.items():
+        expected = sets_of(case, VARIANTS[name], KEYS[seed])
+        assert [user for user, _ in of_users] == list(range(USERS))
+        for user, rows in of_users:
+            assert len(set(rows.tolist())) == len(rows)
+            assert set(rows.tolist()) == expected[user]
 
 
 def test_a_corpus_smaller_than_the_budget_is_recommended_whole():
@@ -171,17 +216,109 @@ def test_nobody_is_judged_where_nobody_acted():
     assert counts.recalled.shape[1] == 0
 
 
-@pytest.mark.parametrize("refill", [False, True])
-def test_candidates_worked_out_by_hand(refill):
-    lists, scratch = np.array([[1, 2, 3, 4, 5, 6], [2, 1, 7, 8, 9, 3]]), np.zeros(10, int)
-    assert set(candidate_rows(lists, np.array([2, 2]), False, scratch).tolist()) == {1, 2}
+def candidates_of(lists, sets, refill, corpus_size, whole=True):
+    """`candidate_rows` of lists of rows, and of sets given as (list, share) pairs; None where lists are too short."""
+    starts = np.cumsum([0, *map(len, lists)])
+    rows = np.array([row for own in lists for row in own], dtype=np.int64)
+    unseen = Neighbours(rows, starts, np.full(len(lists), whole))
+    of_set, which, share = np.array([(n, *pair) for n, pairs in enumerate(sets) for pair in pairs]).T
+    found = [None] * len(sets)
+    for numbers, some, sizes in candidate_rows(unseen, of_set, which, share, np.array(refill), corpus_size):
+        assert sizes.sum() == len(some)
+        for number, part in zip(numbers, np.split(some, np.cumsum(sizes)[:-1]), strict=True):
+            assert found[number] is None
+            found[number] = part.tolist()
+    return found
+
+
+def candidates_by_the_definition(lists, pairs, refill):
+    """In exact fractions, as of `candidate_sets`."""
+    least = {}
+    for which, share in pairs:
+        for place, row in enumerate(lists[which]):
+            least[row] = min(least.get(row, np.inf), Fraction(place, share))
+    order = sorted(least, key=lambda row: (least[row], row))
+    return order[: sum(share for _, share in pairs)] if refill else [row for row in order if least[row] < 1]
+
+
+def test_candidates_worked_out_by_hand():
+    lists = [[1, 2, 3, 4, 5, 6], [2, 1, 7, 8, 9, 3]]
+    sets = [[(0, 2), (1, 2)], [(0, 2), (1, 2)], [(0, 3), (1, 1)], [(0, 3), (1, 1)], [(1, 2)]]
+    found = candidates_of(lists, sets, [False, True, False, True, True], 10)
     # Refilled: 1 and 2 at depth 0 and 1/2, then at depth 1 the 3 and the 7.
-    assert set(candidate_rows(lists, np.array([2, 2]), True, scratch).tolist()) == {1, 2, 3, 7}
-    # One brings 3 at depths 0, 1/3, 2/3, the other 1 at depth 0: the next is the first one's fourth, at depth 1,
+    assert found[:2] == [[1, 2], [1, 2, 3, 7]]
+    # One brings 3 at depths 0, 1/3, 2/3, the other 2 at depth 0: the next is the first one's fourth, at depth 1,
     # before the other's second, which is there already.
-    assert set(candidate_rows(lists, np.array([3, 1]), refill, scratch).tolist()) == {1, 2, 3} | (
-        {4} if refill else set()
-    )
+    assert found[2:4] == [[1, 2, 3], [1, 2, 3, 4]]
+    assert found[4] == [2, 1]
+
+
+@pytest.mark.parametrize("corpus_size", [3, 12, 200])
+@pytest.mark.parametrize("seed", range(6))
+def test_candidates_are_those_of_the_definition(seed, corpus_size):
+    """Sets of different sizes, shares and numbers of lists at once, from lists that end early because all is seen."""
+    rng = np.random.default_rng(seed)
+    for unseen in (corpus_size, corpus_size // 2, 0):
+        left = rng.choice(corpus_size, unseen, replace=False)
+        lists = [rng.permutation(left).tolist() for _ in range(8)]
+        sets, refill = [], []
+        for _ in range(40):
+            chosen = rng.choice(8, rng.integers(1, 9), replace=False)
+            equal = rng.integers(1, 12)
+            draws = rng.integers(1, rng.choice([3, 12, 60]), size=len(chosen))
+            sets.append([(which, equal if seed % 2 else draw) for which, draw in zip(chosen, draws, strict=True)])
+            refill.append(bool(rng.random() < 0.6))
+        found = candidates_of(lists, sets, refill, corpus_size)
+        expected = [candidates_by_the_definition(lists, *each) for each in zip(sets, refill, strict=True)]
+        assert found == expected
+        # Shorter lists of a corpus that goes on give the same, or nothing.
+        short = [own[: rng.integers(1, min(corpus_size, 12))] for own in lists]
+        if unseen:
+            several = candidates_of(short, sets, refill, corpus_size, whole=False)
+            assert all(some in (None, right) for some, right in zip(several, expected, strict=True))
+            assert corpus_size < 200 or (None in several and several != [None] * len(sets))
+
+
+def test_a_short_list_says_nothing_of_what_may_come_before_the_next_row():
+    lists = [[5, 6], [1, 2, 3, 4]]
+    # The third row of the first list, at depth 2 / 2 as 3 is, may be smaller than 3, or one of the others.
+    assert candidates_of(lists, [[(0, 2), (1, 2)]], [True], 10, whole=False) == [[1, 5, 2, 6]]
+    assert candidates_of([[5, 1], [1, 2, 3, 4]], [[(0, 2), (1, 2)]], [True], 10, whole=False) == [None]
+    assert candidates_of([[5, 1], [1, 2, 3, 4]], [[(0, 2), (1, 2)]], [False], 10, whole=False) == [[1, 5, 2]]
+    assert candidates_of(lists, [[(0, 3), (1, 2)]], [False], 10, whole=False) == [None]
+
+
+def test_copies_of_a_vector_are_in_the_order_of_rows():
+    """Products of small whole numbers are exact: copies are equally near to the last bit."""
+    rng = np.random.default_rng(3)
+    vectors = np.concatenate([np.eye(8, dtype=np.float32)] * 12)[rng.permutation(96)]
+    owners, rows = np.repeat(np.arange(5), 12), rng.integers(96, size=60)
+    population = UserEmbeddings(owners, rows, rng.uniform(0, 9, 60), np.arange(96), vectors, 0.5, (0,))
+    targets = Targets(np.arange(5), np.arange(5), vectors[:5])
+    task = RetrievalTask(5, vectors, Pairs.of(owners, rows), targets, 20, 0.8)
+    kept = {}
+
+    def search(queries, k):
+        return exact_search(queries, vectors, k)[0]
+
+    def keep(name, seed, user, rows):
+        kept[name, seed, user] = rows.tolist()
+
+    variants = {name: one for name, one in VARIANTS.items() if one.representation == "medoid"}
+    judge_variants(population, np.arange(5), variants, KEYS, task, search, lambda *_: None, keep)
+    for name, variant in variants.items():
+        chosen = population.select(variant, KEYS[5])
+        for user in range(5):
+            own = chosen.user_ids == user
+            seen = set(rows[owners == user].tolist())
+            frame = pl.DataFrame({"user_id": chosen.user_ids[own], "importance": chosen.importances[own]})
+            lists = []
+            for vector in chosen.vectors[own]:
+                order = sorted(range(96), key=lambda row: (-float(vectors[row] @ vector), row))
+                lists.append([row for row in order if row not in seen])
+            share = shares(frame.with_row_index("list"), 20, variant.shares == "importance", variant.refill)
+            pairs = [(which, part) for which, part in share.select("list", "share").rows()]
+            assert kept[name, 5, user] == candidates_by_the_definition(lists, pairs, variant.refill)
 
 
 # --- Sets that know nothing of the user
