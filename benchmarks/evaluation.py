@@ -243,6 +243,7 @@ def judged(world: World, sets: list[list[set[int]]]) -> dict[str, NDArray]:
 
 def table_5(world: World) -> dict[str, NDArray]:
     candidates, found = candidates_of(world), {}
+    together, kinds = Candidates.joined(list(candidates.values()))
     for model, variant in VARIANTS.items():
         chosen = [world.population.select(variant, keys) for keys in keys_of(variant)]
         owners = np.concatenate([some.user_ids for some in chosen])
@@ -253,9 +254,9 @@ def table_5(world: World) -> dict[str, NDArray]:
         embeddings = np.concatenate([some.vectors for some in chosen])[first]
         selections = np.zeros((len(chosen), len(different)), dtype=bool)
         selections[np.repeat(np.arange(len(chosen)), [len(some.user_ids) for some in chosen]), which] = True
-        for kind, own in candidates.items():
-            scores = best_cosines(own, world.task.corpus, different[:, 0], embeddings, selections)
-            metrics = rank_metrics(own, scores, world.task.users)
+        scores = best_cosines(together, world.task.corpus, different[:, 0], embeddings, selections)
+        for number, (kind, own) in enumerate(candidates.items()):
+            metrics = rank_metrics(own, scores[:, kinds == number], world.task.users)
             found[f"{model} {kind}"] = np.stack([metrics.r_precision, metrics.reciprocal_rank])
     return found
 

@@ -59,22 +59,25 @@ def exact_search(
     k = min(k, len(vectors))
     rows = np.empty((len(queries), k), dtype=np.int64)
     cosines = np.empty((len(queries), k), dtype=np.float32)
-    if k == 0:
+    if not rows.size:
         return rows, cosines
 
-    def search(block: slice) -> None:
-        rows[block], cosines[block] = _best(queries[block] @ vectors.T, k)
+    def search(some: list[slice]) -> None:
+        # Memory of that size is new, and slow, whenever it is asked for.
+        scores = np.empty((some[0].stop - some[0].start, len(vectors)), dtype=np.float32)
+        for block in some:
+            product = np.matmul(queries[block], vectors.T, out=scores[: block.stop - block.start])
+            rows[block], cosines[block] = _best(product, k)
 
     blocks = list(_blocks(len(queries), len(vectors)))
     if len(blocks) <= 1:
-        for block in blocks:
-            search(block)
+        search(blocks)
         return rows, cosines
     # A block a thread, instead of all threads in the product of one: then what follows the product has them too.
     blas = ThreadpoolController().select(user_api="blas")
-    threads = max((library.num_threads for library in blas.lib_controllers), default=1)
-    with blas.limit(limits=1), ThreadPoolExecutor(min(threads, _THREADS)) as pool:
-        for _ in pool.map(search, blocks):
+    threads = min(_THREADS, len(blocks), max((library.num_threads for library in blas.lib_controllers), default=1))
+    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(search, [blocks[number::threads] for number in range(threads)]):
             pass
     return rows, cosines
 
@@ -106,7 +109,7 @@ def _lower_bounds(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
 
 def _blocks(n_queries: int, n_vectors: int) -> Iterator[slice]:
     size = max(1, _BLOCK_SCORES // n_vectors)
-    return (slice(start, start + size) for start in range(0, n_queries, size))
+    return (slice(start, min(start + size, n_queries)) for start in range(0, n_queries, size))
 
 
 def recall(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:

@@ -308,9 +308,11 @@ class Judge:
         self._target_rows = task.targets.corpus_rows[own]
         vectors = task.targets.vectors[own]
         self._is_relevant = np.empty((len(vectors), len(task.corpus)), dtype=bool)
+        cosines = np.empty((_TARGETS_AT_ONCE, len(task.corpus)), dtype=np.float32)
         for start in range(0, len(vectors), _TARGETS_AT_ONCE):
-            some = slice(start, start + _TARGETS_AT_ONCE)
-            np.greater_equal(vectors[some] @ task.corpus.T, task.relevance_cosine, out=self._is_relevant[some])
+            some = vectors[start : start + _TARGETS_AT_ONCE]
+            found = np.matmul(some, task.corpus.T, out=cosines[: len(some)])
+            np.greater_equal(found, task.relevance_cosine, out=self._is_relevant[start : start + len(some)])
         self._targets = self._targets - self._targets[0]
         self._seen = np.searchsorted(task.seen.users, np.arange(first, last + 1))
         self._is_seen = np.zeros(len(task.corpus), dtype=bool)
@@ -396,24 +398,26 @@ def _choose(
         with_shares = shares(within, budget, variant.shares == "importance", variant.refill)
         kept = with_shares["row"].to_numpy()
         users = np.searchsorted(user_ids, chosen.user_ids[kept])
-        family = 0 if variant.representation == "medoid" else families[_family(variant)]
+        family = 0
+        if variant.representation != "medoid":
+            # The mean of a single pin is often that pin to the last bit.
+            is_mean = (chosen.vectors[kept] != pins[chosen.medoid_rows[kept]]).any(axis=1)
+            family = np.where(is_mean, families[_family(variant)], 0)
         keys = (users * (len(families) + 1) + family) * len(pins) + chosen.medoid_rows[kept]
         of_members.append([users, np.full(len(kept), number), keys, with_shares["share"].to_numpy().astype(np.int64)])
-        if family:
+        if variant.representation != "medoid":
             # Vectors of one set at a time: those of all would not fit.
-            is_new = ~np.isin(keys, np.concatenate(mean_keys))
+            is_new = is_mean & ~np.isin(keys, np.concatenate(mean_keys))
             mean_keys.append(keys[is_new])
             means.append(chosen.vectors[kept[is_new]])
     users, sets, keys, share = np.concatenate([np.empty((4, 0), np.int64), *of_members], axis=1)
-    order = np.argsort(users, kind="stable")
     keys, lists = np.unique(keys, return_inverse=True)
-    owners, families_of_lists = np.divmod(keys // max(1, len(pins)), len(families) + 1)
-    is_mean = families_of_lists > 0
-    order_of_means = np.argsort(np.concatenate(mean_keys))
+    owners_and_families, pin_rows = np.divmod(keys, len(pins))
+    owners, families_of_lists = np.divmod(owners_and_families, len(families) + 1)
     mean_rows = np.full(len(keys), -1)
-    mean_rows[is_mean] = order_of_means
-    pin_rows = np.where(is_mean, -1, keys % max(1, len(pins)))
-    found = _Lists(owners, pin_rows, mean_rows, pins, np.concatenate(means))
+    mean_rows[families_of_lists > 0] = np.argsort(np.concatenate(mean_keys))
+    found = _Lists(owners, np.where(mean_rows < 0, pin_rows, -1), mean_rows, pins, np.concatenate(means))
+    order = np.argsort(users, kind="stable")
     return found, _Members(users[order], sets[order], lists[order], share[order])
 
 

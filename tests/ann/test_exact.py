@@ -1,5 +1,9 @@
+import threading
+import time
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from pinnersage_assets.ann import exact
 from pinnersage_assets.ann.exact import exact_search, recall
@@ -36,6 +40,31 @@ def test_blocks_make_no_difference(monkeypatch):
     for scores in (1, 60, 240):
         monkeypatch.setattr(exact, "_BLOCK_SCORES", scores)
         assert np.array_equal(exact_search(queries, vectors, 9)[0], whole)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_blocks_are_searched_at_once_by_as_many_threads_as_the_caller_has(monkeypatch, threads):
+    monkeypatch.setattr(exact, "_BLOCK_SCORES", 120)
+    seen, best = set(), exact._best
+
+    def noted(scores, k):
+        seen.add(threading.get_ident())
+        time.sleep(0.01)
+        return best(scores, k)
+
+    monkeypatch.setattr(exact, "_best", noted)
+    queries, vectors = unit_vectors(1, 23), unit_vectors(2, 60)
+    with threadpool_limits(threads, user_api="blas"):
+        rows = exact_search(queries, vectors, 9)[0]
+        left = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    assert rows.tolist() == brute_force(queries, vectors, 9)
+    assert (len(seen), left) == (threads, {threads})
+
+
+def test_an_error_of_a_thread_is_raised(monkeypatch):
+    monkeypatch.setattr(exact, "_BLOCK_SCORES", 120)
+    with pytest.raises(ValueError, match="matmul"):
+        exact_search(unit_vectors(1, 23, 8), unit_vectors(2, 60), 9)
 
 
 @pytest.mark.parametrize("k", range(1, 13))

@@ -174,6 +174,28 @@ def test_a_selection_scores_as_its_embeddings_alone_do():
         np.testing.assert_allclose(found[selection], alone, atol=1e-6)
 
 
+def test_parts_that_are_scored_together_score_as_alone():
+    _, vectors, owners, embeddings, selected = scene(7, 3)
+    parts = [scene(seed, 0)[0] for seed in (1, 2, 3)]
+    together, part = Candidates.joined(parts)
+    assert (np.diff(together.users) >= 0).all()
+    found = best_cosines(together, vectors, owners, embeddings, selected)
+    for number, own in enumerate(parts):
+        for name in vars(own):
+            np.testing.assert_array_equal(getattr(together, name)[part == number], getattr(own, name))
+        alone = best_cosines(own, vectors, owners, embeddings, selected)
+        np.testing.assert_allclose(found[:, part == number], alone, atol=1e-6)
+
+
+def test_many_users_are_ranked_one_by_one():
+    """More than 16 bits can tell apart."""
+    users = 70_000
+    candidates = Candidates(np.repeat(np.arange(users), 2), np.zeros(2 * users, int), np.tile([True, False], users))
+    is_first = np.random.default_rng(0).random(users) < 0.5
+    scores = np.stack([np.where(is_first, 0.9, 0.1), np.full(users, 0.5)], axis=1).ravel()
+    np.testing.assert_array_equal(rank_metrics(candidates, scores, users).reciprocal_rank, np.where(is_first, 1, 0.5))
+
+
 def test_pins_of_the_same_vector_tie_wherever_they_stand():
     rng = np.random.default_rng(8)
     vectors = np.repeat(unit_vectors(rng, 1, 256), 63, axis=0)

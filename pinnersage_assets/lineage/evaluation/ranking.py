@@ -140,9 +140,10 @@ def _ranked(
     embeddings = np.concatenate([some.vectors for some in chosen])[first]
     selections = np.zeros((len(seeds), len(different)), dtype=bool)
     selections[np.repeat(np.arange(len(seeds)), [len(some.user_ids) for some in chosen]), which] = True
-    for negatives, own in candidates.items():
-        scores = best_cosines(own, vectors, different[:, 0], embeddings, selections)
-        found = rank_metrics(own, scores, len(known.users))
+    together, kinds = Candidates.joined(list(candidates.values()))
+    scores = best_cosines(together, vectors, different[:, 0], embeddings, selections)
+    for number, (negatives, own) in enumerate(candidates.items()):
+        found = rank_metrics(own, scores[:, kinds == number], len(known.users))
         yield pl.DataFrame(
             {
                 "user_id": np.tile(known.users, len(seeds)),
