@@ -399,13 +399,13 @@ def _choose(
         kept = with_shares["row"].to_numpy()
         users = np.searchsorted(user_ids, chosen.user_ids[kept])
         family = 0
-        if variant.representation != "medoid":
+        if variant.representation not in MEDOIDS:
             # The mean of a single pin is often that pin to the last bit.
             is_mean = (chosen.vectors[kept] != pins[chosen.medoid_rows[kept]]).any(axis=1)
             family = np.where(is_mean, families[_family(variant)], 0)
         keys = (users * (len(families) + 1) + family) * len(pins) + chosen.medoid_rows[kept]
         of_members.append([users, np.full(len(kept), number), keys, with_shares["share"].to_numpy().astype(np.int64)])
-        if variant.representation != "medoid":
+        if variant.representation not in MEDOIDS:
             # Vectors of one set at a time: those of all would not fit.
             is_new = is_mean & ~np.isin(keys, np.concatenate(mean_keys))
             mean_keys.append(keys[is_new])
