@@ -165,11 +165,11 @@ def path(
         axes.axvline(upright, color=_COLOURS["pins"], lw=1.5, dashes=(4, 3))
     axes.plot(x, y, "o-", color=_COLOURS["pinnersage"], lw=1.4, ms=5, mew=0)
     axes.margins(x=0.08, y=0.14)
-    labelled = np.full(2, -np.inf)
+    last, labelled = axes.transData.transform((x[-1], y[-1])), np.full(2, -np.inf)
     for place, (at_x, at_y, name) in enumerate(zip(x, y, names, strict=True)):
-        # Where points crowd, only some have room for their name; the last always has its own, being drawn apart.
+        # Where points crowd, only some have room for their name, the last among them.
         here = axes.transData.transform((at_x, at_y))
-        if np.abs(here - labelled).max() < 14 and place < len(x) - 1:
+        if place < len(x) - 1 and min(np.abs(here - other).max() for other in (labelled, last)) < 14:
             continue
         labelled = here
         axes.annotate(str(name), (at_x, at_y), (0, 7), textcoords="offset points", ha="center", size=_SMALL)

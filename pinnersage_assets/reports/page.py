@@ -382,9 +382,8 @@ def _settings(data: PageData) -> Section:
         absent.append("No settings were tried against each other on this day: evaluation.calibration has no rows.")
     else:
         charts += _calibration(data.calibration)
-    if len(data.diversity):
-        charts.append(_figure_7(data.diversity))
-    else:
+    charts += (figure_7 := _figure_7(data.diversity) if len(data.diversity) else [])
+    if not figure_7:
         absent.append("There is no Figure 7 for this day: nobody was judged.")
     if len(data.variety):
         charts += _variety(data.variety)
@@ -411,7 +410,8 @@ def _chosen(calibration: pl.DataFrame) -> list[str]:
     if calibration.is_empty():
         return []
     notes = []
-    for row in calibration.filter("chosen").sort("score", descending=True).to_dicts():
+    chosen = calibration.filter(pl.col("chosen") & pl.col("score").is_not_null())
+    for row in chosen.sort("score", descending=True).to_dicts():
         own = row["family"] == "pinnersage"
         names = {
             "alpha": "clustering.alpha",
@@ -446,7 +446,7 @@ def _in_words(model: str | None) -> list[str]:
 
 def _calibration(frame: pl.DataFrame) -> list[Figure]:
     charts = []
-    own = frame.filter(pl.col("family") == "pinnersage")
+    own = frame.filter((pl.col("family") == "pinnersage") & pl.col("score").is_not_null())
     if len(own):
         charts.append(_surface(own))
     panels = []
@@ -511,30 +511,36 @@ def _calibration_table(frame: pl.DataFrame) -> Table:
     return Table([c.replace("_", " ") for c in columns], [[_cell(value) for value in row] for row in rows])
 
 
-def _figure_7(frame: pl.DataFrame) -> Figure:
+def _figure_7(frame: pl.DataFrame) -> list[Figure]:
     rows = frame.sort("embeddings").filter(pl.col("diversity").is_not_null() & pl.col("relevance").is_not_null())
+    if rows.is_empty():
+        return []
     actions = rows["action_diversity"].drop_nulls()
     upright = actions[0] if len(actions) else None
     label = "Relevance and diversity of the candidates of 1 to 10 drawn medoids."
     columns = ["embeddings", "relevance", "recall", "diversity", "users"]
-    return Figure(
-        "Figure 7: relevance and diversity",
-        figures.path(
-            "figure 7",
-            label,
-            rows["diversity"].to_list(),
-            rows["relevance"].to_list(),
-            rows["embeddings"].to_list(),
-            "diversity (mean cosine distance)",
-            "relevance",
-            upright,
-        ),
-        "Each point is a number of drawn medoids, 1 to 10, with equal budgets. The dashed line is the diversity of "
-        "what users did: the paper takes the point nearest to it. Absolute values, not lifts as in the paper.",
-        "evaluation.diversity",
-        Table(columns, [[_cell(value) for value in row] for row in frame.sort("embeddings").select(columns).rows()]),
-        {PINNERSAGE: "candidates", PINS: "what users did"},
-    )
+    return [
+        Figure(
+            "Figure 7: relevance and diversity",
+            figures.path(
+                "figure 7",
+                label,
+                rows["diversity"].to_list(),
+                rows["relevance"].to_list(),
+                rows["embeddings"].to_list(),
+                "diversity (mean cosine distance)",
+                "relevance",
+                upright,
+            ),
+            "Each point is a number of drawn medoids, 1 to 10, with equal budgets. The dashed line is the diversity of "
+            "what users did: the paper takes the point nearest to it. Absolute values, not lifts as in the paper.",
+            "evaluation.diversity",
+            Table(
+                columns, [[_cell(value) for value in row] for row in frame.sort("embeddings").select(columns).rows()]
+            ),
+            {PINNERSAGE: "candidates", PINS: "what users did"},
+        )
+    ]
 
 
 def _variety(frame: pl.DataFrame) -> list[Figure]:
@@ -604,8 +610,8 @@ def _table_1(frame: pl.DataFrame) -> list[Figure]:
         frame, {"accuracy": "Table 1: the next action"}, "marts.next_action_lifts", "the next action"
     )
     extra = (
-        "Accuracy is the share of actions near a vector made of what came before. The oracles look ahead: no model "
-        "that chooses among the past can beat the last."
+        "Accuracy is the share of actions near a vector made of what came before. The oracles look ahead, and no "
+        "model that chooses among past pins can beat the one over all of them."
     )
     return [
         Figure(c.title, c.chart, " ".join([extra, "A hollow dot is the paper's.", *missing]), c.source, c.table)

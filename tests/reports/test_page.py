@@ -307,6 +307,15 @@ def test_a_part_shows_when_it_has_rows(part):
         assert Parsed(render(dataclasses.replace(nothing, **{part: rows}))).text != without.text
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_measurements_that_are_null_break_nothing(part):
+    frame = getattr(page_data(), part)
+    never = ("difference", "mean_actions", "relative_cost", "alpha", "decay_per_day")
+    measured = [column for column, kind in frame.schema.items() if kind == pl.Float64 and column not in never]
+    frame = frame.with_columns(pl.lit(None, pl.Float64).alias(column) for column in measured)
+    Parsed(render(PageData(DAY, **{part: frame})))
+
+
 # --- Users
 
 
