@@ -166,7 +166,7 @@ def _show_demo(day: datetime.date) -> None:
                 round(set_size, 1) AS set_size, users
             FROM evaluation.retrieval WHERE dt = ? ORDER BY recall DESC
         """
-        click.echo(str(published.sql(query, params=[day])))
+        published.sql(query, params=[day]).show(max_rows=100)
     click.echo(
         f"""
 Published database  {warehouse.published}

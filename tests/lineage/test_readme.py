@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pinnersage_assets.settings import Section, Settings
+from pinnersage_assets.settings import Section, Settings, load_settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
@@ -27,6 +27,12 @@ def settings_rows() -> list[str]:
 def test_every_setting_is_in_the_readme_as_it_is():
     missing = [row for row in settings_rows() if row not in README.splitlines()]
     assert not missing, "README.md should say:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL))
+def test_settings_of_the_readme_can_be_used(text, tmp_path):
+    (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
+    assert load_settings(tmp_path / "settings.toml") != Settings()
 
 
 def test_the_readme_has_the_promised_queries():
