@@ -207,7 +207,8 @@ class CalibrationSettings(Section):
         "explicit",
         pattern="^(explicit|paper|calibrated)$",
         description="What users' embeddings and recommendations are made with: the `explicit` settings as they stand, "
-        "λ, e and shares of the `paper`, or what was `calibrated` by days before (explicit until there is a choice). "
+        "λ, e and shares of the `paper`, not refilled, or what was `calibrated` by days before, refilled (explicit "
+        "until there is a choice). "
         "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
     )
     days: int = Field(14, ge=1, description="Days, up to the partition's, by which a choice is made.")

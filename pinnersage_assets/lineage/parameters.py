@@ -30,9 +30,11 @@ def in_force(warehouse: Warehouse, settings: Settings, day: datetime.date) -> Se
 
     The paper does not say its α (that belongs to the embeddings), so `paper` leaves the setting's.
     """
-    if settings.calibration.use == "explicit":
-        return settings
-    chosen = Variant() if settings.calibration.use == "paper" else newest_choices(warehouse, day).get("pinnersage")
+    use = settings.calibration.use
+    if use == "paper":
+        chosen = Variant(refill=False)
+    else:
+        chosen = newest_choices(warehouse, day).get("pinnersage") if use == "calibrated" else None
     if chosen is None:
         return settings
     alpha = settings.clustering.alpha if chosen.alpha is None else chosen.alpha
@@ -42,7 +44,8 @@ def in_force(warehouse: Warehouse, settings: Settings, day: datetime.date) -> Se
         "decayed_medoids": chosen.representation == "decayed_medoid",
         "actions_per_medoid": 0,
     }
-    retrieval = {"sampled_medoids": chosen.embeddings, "shares": chosen.shares}
+    # With many medoids sets overlap much; candidates of the grid were judged refilled.
+    retrieval = {"sampled_medoids": chosen.embeddings, "shares": chosen.shares, "refill": chosen.refill}
     return settings.model_copy(
         update={
             "clustering": settings.clustering.model_copy(update=clustering),

@@ -75,9 +75,8 @@ def test_the_lineage_works_with_what_was_chosen_before_the_day(world, tmp_path):
     tables.append("retrieval.recommendations")
     explicit = {
         "clustering": {"alpha": 0.5, "decay_per_day": 0.2, "decayed_medoids": True},
-        "retrieval": {"sampled_medoids": 5},
+        "retrieval": {"sampled_medoids": 5, "shares": "importance", "refill": True},
     }
-    explicit["retrieval"]["shares"] = "importance"
     by_hand = world.copy(tmp_path / "by_hand", settings_with(**explicit))
     chosen = world.copy(tmp_path / "chosen", settings_with(calibration={"use": "calibrated"}))
     chosen.execute("DELETE FROM evaluation.calibration")
@@ -95,7 +94,10 @@ def test_the_lineage_works_with_what_was_chosen_before_the_day(world, tmp_path):
 
 
 def test_the_papers_numbers_can_be_asked_for_whatever_the_settings_say(world, tmp_path):
-    other = {"clustering": {"decay_per_day": 0.2}, "retrieval": {"sampled_medoids": 7, "shares": "importance"}}
+    other = {
+        "clustering": {"decay_per_day": 0.2},
+        "retrieval": {"sampled_medoids": 7, "shares": "importance", "refill": True},
+    }
     copy = world.copy(tmp_path / "data", settings_with(**other, calibration={"use": "paper"}))
     tables = ["users.medoids", "retrieval.hnsw_index", "retrieval.medoid_neighbours", "retrieval.recommendations"]
     assert failures(copy.run("daily", LAST, only=tables)) == {}
