@@ -216,7 +216,7 @@ class CalibrationSettings(Section):
         "", description="Last day of the validation period: later choices are made by the days up to it; empty: none."
     )
     users: int = Field(300, ge=1, description="Users a day for whom the grid is tried, drawn by seed.")
-    alphas: list[float] = Field([0.6, 1.0, 1.4], min_length=1, description="α to choose from.")
+    alphas: list[float] = Field([0.3, 0.6, 1.0, 1.4], min_length=1, description="α to choose from.")
     decays_per_day: list[float] = Field(
         [0.0, 0.01, 0.03, 0.1, 0.3], min_length=1, description="λ to choose from, also for decay averages."
     )
