@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
+from pinnersage_assets.model.calibration import COLUMNS
 from pinnersage_assets.model.variants import VARIANTS, Variant
 from pinnersage_assets.reports import figures
 from pinnersage_assets.reports.figures import Mark
@@ -426,6 +427,9 @@ def _chosen(calibration: pl.DataFrame) -> list[str]:
             for column, setting in names.items()
             if row[column] is not None
         ]
+        if own:
+            words += [f"clustering.decayed_medoids {row['representation'] == 'decayed_medoid'}".lower()]
+            words += ["retrieval.refill true"]
         notes.append(
             f"{_FAMILY_NAMES.get(row['family'], row['family'])}: {', '.join(words)} (recall {number(row['recall'])}, "
             f"relevance {number(row['relevance'])}; {_count(row['users'])} users, {_count(row['days'])} days)."
@@ -482,7 +486,8 @@ def _surface(own: pl.DataFrame) -> Figure:
     panels = []
     for (alpha, shares), rows in own.sort("alpha", "shares").group_by("alpha", "shares", maintain_order=True):
         scores, chosen = np.full((len(decays), len(sizes)), np.nan), None
-        for row in rows.to_dicts():
+        # The better of both kinds of medoid comes last and stays.
+        for row in rows.sort("score").to_dicts():
             place = decays.index(row["decay_per_day"]), sizes.index(row["embeddings"])
             scores[place] = np.nan if row["score"] is None else row["score"]
             chosen = place if row["chosen"] else chosen
@@ -498,15 +503,15 @@ def _surface(own: pl.DataFrame) -> Figure:
             "embeddings",
             "λ per day",
         ),
-        "The score is the mean of recall and relevance; stronger is higher, on one scale, and the chosen setting is "
-        "framed. A broad plateau means that the exact setting matters little.",
+        "The score is the mean of recall and relevance, that of the better kind of medoid; stronger is higher, on one "
+        "scale, and the chosen setting is framed. A broad plateau means that the exact setting matters little.",
         "evaluation.calibration",
         _calibration_table(own),
     )
 
 
 def _calibration_table(frame: pl.DataFrame) -> Table:
-    columns = ["family", "alpha", "decay_per_day", "embeddings", "shares", "recall", "relevance", "score"]
+    columns = [*COLUMNS, "recall", "relevance", "score"]
     rows = frame.sort("score", descending=True, nulls_last=True).select(columns).rows()
     return Table([c.replace("_", " ") for c in columns], [[_cell(value) for value in row] for row in rows])
 

@@ -69,15 +69,17 @@ def calibration():
             for decay in (0.0, 0.01, 0.1, 0.25):
                 for size in (3, 5, 10, 20):
                     score = 0.3 + 0.05 * np.log(size) - abs(decay - 0.05) + 0.02 * (shares == "importance")
-                    rows.append(("pinnersage", alpha, decay, size, shares, score + random.normal(0, 0.005)))
-    rows += [("single_vector", None, decay, None, None, 0.3 - decay / 5) for decay in (0.0, 0.01, 0.1, 0.25)]
-    rows += [("last_pins", None, None, size, None, 0.25 + 0.04 * np.log(size)) for size in (1, 5, 20, 50)]
+                    for kind in ("medoid", "decayed_medoid"):
+                        rows.append(("pinnersage", alpha, decay, size, shares, kind, score + random.normal(0, 0.005)))
+    rows += [("single_vector", None, decay, None, None, None, 0.3 - decay / 5) for decay in (0.0, 0.01, 0.1, 0.25)]
+    rows += [("last_pins", None, None, size, None, None, 0.25 + 0.04 * np.log(size)) for size in (1, 5, 20, 50)]
     schema = {
         "family": pl.String,
         "alpha": pl.Float64,
         "decay_per_day": pl.Float64,
         "embeddings": pl.Int64,
         "shares": pl.String,
+        "representation": pl.String,
         "score": pl.Float64,
     }
     return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
@@ -85,7 +87,6 @@ def calibration():
         recall=pl.col("score") - 0.1,
         users=pl.lit(500),
         days=pl.lit(7),
-        since=pl.lit(DAY - datetime.timedelta(days=8)),
         chosen=pl.col("score") == pl.col("score").max().over("family"),
     )
 
