@@ -244,7 +244,10 @@ class CalibrationSettings(Section):
 
 
 class ModelSettings(Section):
-    """A model of one's own, judged beside the others; the fields are those of `model.variants.Variant`."""
+    """A model of one's own, judged beside the others; the fields are those of `model.variants.Variant`.
+
+    A number of embeddings beyond what a user has selects all of them.
+    """
 
     clustering: str = "ward"
     representation: str = "medoid"
@@ -313,18 +316,22 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     @model_validator(mode="after")
     def _choices_are_not_judged_by_what_made_them(self) -> Self:
         until, since = read_day(self.calibration.until), read_day(self.evaluation.since)
-        if until and since and since <= until:
-            raise ValueError(
-                f"the test period that begins on {since} (evaluation.since) overlaps the validation period that ends "
-                f"on {until} (calibration.until)"
-            )
+        if until and since:
+            first_judged = since - datetime.timedelta(days=self.evaluation.horizon_days - 1)
+            if first_judged <= until:
+                raise ValueError(
+                    f"the test period, whose first actions are of {first_judged} (evaluation.since {since}, "
+                    f"horizon_days {self.evaluation.horizon_days}), overlaps the validation period that ends on "
+                    f"{until} (calibration.until)"
+                )
         return self
 
     @model_validator(mode="after")
     def _models_have_names_of_their_own(self) -> Self:
-        taken = sorted(self.models.keys() & {*VARIANTS, *CONTROLS, *FAMILIES.values()})
+        # The last two are columns that stand beside models.
+        taken = sorted(self.models.keys() & {*VARIANTS, *CONTROLS, *FAMILIES.values(), "user_id", "dt"})
         if taken:
-            raise ValueError(f"there are models {', '.join(taken)} already: give yours another name")
+            raise ValueError(f"models cannot be named {', '.join(taken)}: these names are taken")
         return self
 
 

@@ -13,7 +13,7 @@ READS = reads(EARLIER, "evaluation.calibration") if SETTINGS.calibration.use == 
 
 _NEWEST_CHOICES = """
     SELECT family, alpha, decay_per_day, embeddings, shares, representation FROM evaluation.calibration
-    WHERE chosen AND dt = (SELECT max(dt) FROM evaluation.calibration WHERE dt < $day)
+    WHERE chosen AND dt < $day QUALIFY row_number() OVER (PARTITION BY family ORDER BY dt DESC) = 1
 """
 
 

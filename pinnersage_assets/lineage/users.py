@@ -169,7 +169,8 @@ def medoids(
     """The medoid of each cluster, and its importance from the cluster's actions."""
     settings = parameters.in_force(warehouse, settings, partition_day(context))
     scope = window(partition_day(context), settings)
-    members = warehouse.read(_MEMBERS, {"day": scope["day"], "made_by": f"code version {_CODE_VERSION}"})
+    made_by = f"decayed {settings.clustering.decayed_medoids}, code version {_CODE_VERSION}"
+    members = warehouse.read(_MEMBERS, {"day": scope["day"], "made_by": made_by})
     ages = warehouse.read(_AGES, scope)
     if len(ages) != members["actions"].sum():
         raise dg.Failure(

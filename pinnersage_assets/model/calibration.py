@@ -87,17 +87,18 @@ def choose(trials: pl.DataFrame) -> pl.DataFrame:
     Returns:
         A row a candidate: `COLUMNS`, relevance, recall, score (their mean), users (of all days together), days, and
         chosen: of a family the candidate with the best score, of equal ones that with fewer embeddings, then larger
-        alpha, smaller λ, equal shares, the paper's medoids. Candidates that were tried on fewer days than others,
-        because the grid has changed, are not comparable and left out.
+        alpha, smaller λ, equal shares, the paper's medoids. Candidates that were tried on fewer days than others
+        of their family, because the grid has changed, are not comparable and left out.
     """
     users = pl.col("users")
-    pooled = trials.group_by(COLUMNS).agg(
+    pooled = trials.group_by(COLUMNS, maintain_order=True).agg(
         relevance=(pl.col("relevance") * users).sum() / users.sum(),
         recall=(pl.col("recall") * users).sum() / users.sum(),
         users=users.sum(),
         days=pl.len(),
     )
-    scored = pooled.filter(users == users.max()).with_columns(score=(pl.col("relevance") + pl.col("recall")) / 2)
+    compared = pooled.filter(users == users.max().over("family"))
+    scored = compared.with_columns(score=(pl.col("relevance") + pl.col("recall")) / 2)
     ordered = scored.sort(
         "family",
         "score",

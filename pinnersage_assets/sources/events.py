@@ -207,11 +207,16 @@ def land_events(
         if dictionary is not None:
             write_parquet_atomically(dictionary, dictionary_path(folder, name))
     _write_refused(events, originals, source_name, folder)
-    if options.before:
-        # First of all: vectors that are there are never taken for fitted to less than they were.
-        record_fit(folder, max(options.before, fitted_before(folder) or options.before))
+    fitted = options.before if len(vectors) else None
+    known = fitted_before(folder)
+    if fitted:
+        # Before the days: vectors that are there are never taken for fitted to less than they were.
+        record_fit(folder, max(fitted, known or fitted))
     _write_days(folder, "pins", days, pins)
     _write_days(folder, "actions", days, accepted.select("day", "user_id", "pin_id", "action", "ts"))
+    if landed.is_empty():
+        # No other vectors are left, of which something else may be true.
+        record_fit(folder, fitted)
 
     return ImportReport(
         rows_read=events.height,

@@ -266,8 +266,11 @@ def fitted_before(folder: Path) -> Day | None:
     return day
 
 
-def record_fit(folder: Path, before: Day) -> None:
-    """Write down up to when embeddings were fitted, for `fitted_before`."""
+def record_fit(folder: Path, before: Day | None) -> None:
+    """Write down up to when embeddings were fitted, for `fitted_before`; None: not to actions in this folder."""
+    if before is None:
+        (folder / _VECTORS_FILE).unlink(missing_ok=True)
+        return
     with written_atomically(folder / _VECTORS_FILE) as path:
         path.write_text(
             f"# Embeddings were fitted to actions before this day; nothing earlier is evaluated.\n"

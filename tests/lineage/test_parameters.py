@@ -105,6 +105,21 @@ def test_the_papers_numbers_can_be_asked_for_whatever_the_settings_say(world, tm
         assert differing(copy, world, table) == []
 
 
+def test_plain_medoids_are_not_taken_from_a_day_that_had_decayed_ones(world, tmp_path):
+    decayed = world.copy(
+        tmp_path / "decayed", settings_with(clustering={"decay_per_day": 0.5, "decayed_medoids": True})
+    )
+    assert failures(decayed.run("daily", on(9), only=["users.medoids"])) == {}
+    plain = decayed.copy(tmp_path / "plain", settings_with(clustering={"decay_per_day": 0.5}))
+    alone = world.copy(tmp_path / "alone", plain.settings)
+    alone.execute("DELETE FROM users.medoids WHERE dt = $day", day=on(9))
+    for copy in (plain, alone):
+        assert failures(copy.run("daily", LAST, only=["users.medoids"])) == {}
+    assert differing(plain, alone, "users.medoids") == []
+    medoids = [copy.partition("users.medoids", on(9))["medoid_pin_id"] for copy in (decayed, world)]
+    assert not medoids[0].equals(medoids[1])
+
+
 def differing(one, other, table):
     left, right = (some.partition(table, LAST) for some in (one, other))
     timings = [name for name in ("build_seconds",) if name in left.columns]

@@ -108,6 +108,13 @@ def test_candidates_that_are_new_in_the_grid_wait_until_they_have_seen_all_days(
     assert choose(pl.DataFrame(trials))["embeddings"].to_list() == [5]
 
 
+def test_a_family_whose_grid_has_changed_is_still_chosen_from():
+    measured = {"relevance": 0.1, "recall": 0.1, "users": 10}
+    trials = [trial("last_pins", None, None, 5, None, None, **measured)] * 3
+    trials += [trial("pinnersage", alpha, 0.1, 3, "equal", "medoid", **measured) for alpha in (0.3, 0.3, 0.9)]
+    assert {row[:2] for row in chosen(trials)} == {("last_pins", None), ("pinnersage", 0.3)}
+
+
 def test_of_no_trials_nothing_is_chosen():
     schema = {
         **grid([1.0], [0.0], [3], ["equal"], ["medoid"], [1]).schema,

@@ -96,13 +96,20 @@ def test_pins_land_on_the_day_of_their_first_event_with_unit_vectors(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(np.array(pins["embedding"].to_list()), axis=1), 1, atol=1e-6)
 
 
-def test_a_fit_is_recorded_and_later_imports_never_move_it_back(tmp_path):
-    folder = tmp_path / "landing"
-    early = shop().filter(pl.col("when") < day(6))
-    import_events(write(tmp_path / "1.csv", early), folder, *COLUMNS, vectors_before=FIT_BEFORE, dimensions=4)
+def test_up_to_when_vectors_were_fitted_is_recorded(tmp_path):
+    folder, log = tmp_path / "landing", write(tmp_path / "log.csv", shop())
+    import_events(log, folder, *COLUMNS, vectors_before=FIT_BEFORE, dimensions=4)
     assert fitted_before(folder) == FIT_BEFORE
-    import_events(write(tmp_path / "1.csv", early), folder, *COLUMNS, vectors_before=day(2), dimensions=4, replace=True)
-    assert fitted_before(folder) == FIT_BEFORE
+    # All of them are replaced.
+    import_events(log, folder, *COLUMNS, vectors_before=day(2), dimensions=4, replace=True)
+    assert fitted_before(folder) == day(2)
+    # Vectors of another origin come on later days; then they replace all.
+    vectors = vectors_of(tmp_path / "v.parquet", [f"i{number}" for number in range(20)], n=4)
+    later = write(tmp_path / "later.csv", shop().filter(pl.col("when") >= day(1)))
+    import_events(later, folder, *COLUMNS, vectors=vectors, replace=True)
+    assert fitted_before(folder) == day(2)
+    import_events(log, folder, *COLUMNS, vectors=vectors, replace=True)
+    assert fitted_before(folder) is None
 
 
 def test_numbers_follow_the_first_appearance_by_time_then_row(tmp_path):

@@ -66,7 +66,9 @@ def calibration(context: dg.AssetExecutionContext, warehouse: Warehouse, setting
     if until := read_day(settings.calibration.until):
         last = min(last, until)
     trials = warehouse.read(
-        "FROM evaluation.calibration_trials WHERE dt BETWEEN $first AND $last",
+        "FROM evaluation.calibration_trials WHERE dt BETWEEN $first AND $last ORDER BY ALL",
         {"first": last - datetime.timedelta(days=settings.calibration.days - 1), "last": last},
     )
-    return choose(trials)
+    # What has left the grid is no choice any more.
+    in_grid = trials.join(settings.calibration.grid(), on=COLUMNS, how="semi", nulls_equal=True, maintain_order="left")
+    return choose(in_grid)
