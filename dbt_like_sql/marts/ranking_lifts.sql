@@ -5,6 +5,8 @@ with paper (model, negatives, r_precision_lift, reciprocal_rank_lift) as (
         ('last_pin', 'impressions', 0.0, 0.0),
         ('decay_average', 'impressions', 0.08, 0.07),
         ('hier_tcn', 'impressions', 0.21, 0.16),
+        ('lstm', 'impressions', null, null),
+        ('gru', 'impressions', null, null),
         ('pinnersage_sample_1', 'impressions', 0.24, 0.18),
         ('pinnersage_k_means', 'impressions', 0.32, 0.24),
         ('pinnersage_complete_linkage', 'impressions', 0.29, 0.22),

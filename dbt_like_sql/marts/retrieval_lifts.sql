@@ -4,6 +4,8 @@ with paper (model, relevance_lift, recall_lift) as (
         ('last_pin', 0.0, 0.0),
         ('decay_average', 0.28, 0.14),
         ('hier_tcn', 0.31, 0.16),
+        ('lstm', null, null),
+        ('gru', null, null),
         ('pinnersage_sample_1', 0.33, 0.18),
         ('pinnersage_k_means', 0.91, 0.68),
         ('pinnersage_complete_linkage', 0.88, 0.65),

@@ -27,6 +27,9 @@ class Comparison:
     difference: float
     low: float | None
     high: float | None
+    users: int
+    days: int
+    """On how many users and days both were judged."""
 
     @property
     def verdict(self) -> str:
@@ -62,18 +65,21 @@ class Findings:
     intervals: pl.DataFrame
     """``evaluation.intervals`` of the day."""
     metric: str = MAIN_METRIC
+    own_pinnersage: frozenset[str] = frozenset()
+    """Models of the settings that cluster, and so are variants of PinnerSage as those of the list are."""
 
     @cached_property
     def baselines(self) -> list[str]:
         """What models are compared with: the best single vector and the best pins unclustered that have intervals."""
         compared = self._rows["baseline"].unique().to_list()
-        of_family = ([b for b in sorted(compared) if family_of(b) == family] for family in (SINGLE_VECTOR, PINS))
+        ranked = [baseline for baseline in sorted(compared) if baseline in self._levels]
+        of_family = ([b for b in ranked if family_of(b) == family] for family in (SINGLE_VECTOR, PINS))
         return [max(some, key=self._levels.__getitem__) for some in of_family if some]
 
     @cached_property
     def settings(self) -> list[str]:
         """The PinnerSage models, the best first; what was really recommended is not among them."""
-        models = [m for m in self._levels if family_of(m) == PINNERSAGE and m != "recommended"]
+        models = [m for m in self._levels if self._is_pinnersage(m) and m != "recommended"]
         return sorted(models, key=lambda model: (-self._levels[model], model))
 
     @property
@@ -85,12 +91,12 @@ class Findings:
     def subjects(self) -> list[str]:
         """The models that the page is about: as recommended, as calibrated, and the best of all settings."""
         wanted = dict.fromkeys(["recommended", "calibrated", self.best_setting])
-        return [model for model in wanted if model in self._levels]
+        return [model for model in wanted if model and self.comparisons(model)]
 
     def comparisons(self, model: str) -> list[Comparison]:
         """A model with each of the baselines."""
         rows = {row["baseline"]: row for row in self._rows.filter(pl.col("model") == model).to_dicts()}
-        fields = ("difference", "low", "high")
+        fields = ("difference", "low", "high", "users", "days")
         return [
             Comparison(model, baseline, *(rows[baseline][field] for field in fields))
             for baseline in self.baselines
@@ -105,15 +111,13 @@ class Findings:
     def beyond(self, model: str) -> dict[str, float]:
         """Models outside of PinnerSage, and not baselines, whose means are higher, and by how much."""
         own = self._levels[model]
-        others = [m for m in self._levels if family_of(m) != PINNERSAGE and m not in self.baselines]
+        others = [m for m in self._levels if not self._is_pinnersage(m) and m not in self.baselines]
         return {
             m: self._levels[m] - own for m in sorted(others, key=lambda m: -self._levels[m]) if self._levels[m] > own
         }
 
-    @cached_property
-    def sample(self) -> tuple[int, int]:
-        """Users and days behind the intervals."""
-        return (self._rows["users"].max() or 0, self._rows["days"].max() or 0) if len(self._rows) else (0, 0)
+    def _is_pinnersage(self, model: str) -> bool:
+        return family_of(model) == PINNERSAGE or model in self.own_pinnersage
 
     @cached_property
     def _rows(self) -> pl.DataFrame:
@@ -123,11 +127,12 @@ class Findings:
 
     @cached_property
     def _levels(self) -> dict[str, float]:
-        """Each model's mean, up to what all have in common."""
+        """The mean, up to what all have in common, of each model that was judged on as many days as most were."""
         if self._rows.is_empty():
             return {}
-        common = min(self._rows["baseline"].unique())
-        rows = self._rows.filter(pl.col("baseline") == common)
+        most = self._rows.filter(pl.col("days") == pl.col("days").max())
+        common = min(most["baseline"])
+        rows = most.filter(pl.col("baseline") == common)
         return {common: 0.0} | dict(rows.sort("model").select("model", "difference").rows())
 
 

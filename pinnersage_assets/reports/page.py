@@ -41,7 +41,7 @@ class PageData:
     retrieval: pl.DataFrame = field(default_factory=pl.DataFrame)
     """``marts.retrieval_lifts``."""
     ranking: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """``marts.ranking_lifts``, among impressions; ``padded_share`` if it is known."""
+    """``marts.ranking_lifts``."""
     next_action: pl.DataFrame = field(default_factory=pl.DataFrame)
     """``marts.next_action_lifts``."""
     index_cost: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -55,6 +55,10 @@ class PageData:
     action_ages: pl.DataFrame = field(default_factory=pl.DataFrame)
     calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
     users: UserData | None = None
+    own_pinnersage: frozenset[str] = frozenset()
+    """As of `Findings`."""
+    keep_seen: bool = False
+    """Whether pins that users have seen count."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Section:
 
 def render(data: PageData) -> str:
     """The page as HTML."""
-    by_recall, by_relevance = Findings(data.intervals), Findings(data.intervals, "relevance")
+    by_recall, by_relevance = (
+        Findings(data.intervals, metric, data.own_pinnersage) for metric in (MAIN_METRIC, "relevance")
+    )
     sections = [_retrieval(data, by_recall), _ranking(data), _settings(data), _insights(data)]
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(_TEMPLATES),
@@ -130,6 +136,15 @@ def _known_day(data: PageData) -> datetime.date:
     return known or data.day - datetime.timedelta(days=1)
 
 
+def _first_judged(data: PageData) -> datetime.date:
+    return _known_day(data) + datetime.timedelta(days=1)
+
+
+def _judged_days(data: PageData) -> str:
+    first = _first_judged(data)
+    return f"on {first}" if first == data.day else f"from {first} to {data.day}"
+
+
 def _why_empty(data: PageData) -> str | None:
     """Why nobody was judged on the day; None where somebody was."""
     reason = data.protocol["reason"][0] if len(data.protocol) else None
@@ -137,7 +152,7 @@ def _why_empty(data: PageData) -> str | None:
         return reason
     judged = data.retrieval.filter(pl.col("relevance").is_not_null()) if len(data.retrieval) else data.retrieval
     if judged.is_empty():
-        return "no user of whom something was known did anything new on this day"
+        return f"no user of whom something was known did anything new {_judged_days(data)}"
     return None
 
 
@@ -149,9 +164,10 @@ def _rules(data: PageData) -> list[str]:
     near = f"a cosine of {cosine}" if known.get("relevance_cosine") is not None else "a threshold of the cosine"
     rules = [
         f"Every model knows what was known at the end of {_known_day(data)}, and is judged on what the same users did "
-        f"new on {data.day}. Nothing of that day is used by any model.",
-        f"Every model may recommend {budget}; what a user has seen is not counted as found. The model “as "
-        "recommended” is the list that really was made, which may be shorter.",
+        f"new {_judged_days(data)}, of which no model uses anything.",
+        f"Every model may recommend {budget}; what a user has seen in the window "
+        + ("counts as anything else. " if data.keep_seen else "is neither recommended nor counted as found. ")
+        + "The model “as recommended” is the list that really was made, which may be shorter.",
         "Recall is the share of a user's new pins that were recommended; relevance the share with a recommended pin "
         f"at {near} or above. Relevance is a maximum over the set, so that random pins reach much of it: models are "
         "compared by recall.",
@@ -169,7 +185,7 @@ def _rules(data: PageData) -> list[str]:
     if fitted is not None:
         later = (
             "so vectors know nothing of the days judged."
-            if fitted <= _known_day(data)
+            if fitted <= _first_judged(data)
             else "so they may know what is judged."
         )
         rules.append(f"Vectors of pins were fitted to what happened before {fitted}, {later}")
@@ -197,9 +213,6 @@ def _facts(data: PageData) -> list[tuple[str, str]]:
     facts = []
     if len(data.retrieval) and (users := data.retrieval["users"].max()):
         facts.append((_count(users), "users judged on this day"))
-    users, days = Findings(data.intervals).sample
-    if users:
-        facts.append((_count(users), f"users in the intervals, over {_count(days)} day{'s' if days > 1 else ''}"))
     return facts
 
 
@@ -242,15 +255,27 @@ def _retrieval(data: PageData, found: Findings) -> Section:
     )
 
 
+# Among what actions are ranked, in words; the paper does so among impressions.
+_NEGATIVES = {
+    "impressions": "what was shown, beside the paper's Table 5",
+    "random": "random pins",
+    "popular": "pins drawn by their popularity",
+}
+
+
 def _ranking(data: PageData) -> Section:
     found = Findings(data.intervals, "r_precision")
     shown, more = _against(data.intervals, found.baselines, ("r_precision", "reciprocal_rank"))
     titles = {"r_precision": "Table 5, R-precision", "reciprocal_rank": "Table 5, reciprocal rank"}
-    lifts, missing = _lifts(data.ranking, titles, "marts.ranking_lifts", "the rankings")
-    if lifts:
-        more["Lifts over the last pin, beside the paper's Table 5"] = lifts
-    notes = list(missing)
-    if "padded_share" in data.ranking.columns and (padded := data.ranking["padded_share"].max()) is not None:
+    lifts, notes = [], []
+    for kind, words in _NEGATIVES.items() if len(data.ranking) else ():
+        rows = data.ranking.filter(pl.col("negatives") == kind)
+        of_kind, missing = _lifts(rows, titles, f"marts.ranking_lifts, {kind}", "the rankings")
+        if of_kind:
+            more[f"Lifts over the last pin, among {words}"] = of_kind
+        lifts += of_kind
+        notes += missing
+    if len(data.ranking) and (padded := data.ranking["padded_share"].max()) is not None:
         notes.append(f"{_percent(padded)} of what actions are ranked among were not shown but drawn at random.")
     return Section(
         "ranking",
@@ -367,11 +392,19 @@ def _lifts(frame: pl.DataFrame, metrics: Mapping[str, str], source: str, what: s
                 ),
             )
         )
-    only = frame.filter(pl.col(next(iter(metrics))).is_null())
-    if len(only):
-        names = ", ".join(name_of(model) for model in only["model"].sort())
-        missing.append(f"Not reproduced here, for {what}: {names}. They need trained networks.")
+    only = frame.filter(pl.col(next(iter(metrics))).is_null()).sort("model").to_dicts()
+    if only:
+        names = "; ".join(f"{name_of(row['model'])} ({_in_the_paper(row, metrics)})" for row in only)
+        missing.append(f"Not reproduced here, for {what}, because they need trained networks: {names}.")
     return charts, missing
+
+
+def _in_the_paper(row: Mapping[str, object], metrics: Mapping[str, str]) -> str:
+    """The paper's lifts over the last pin, for a model that only the paper has."""
+    lifts = {metric: row[f"paper_{metric}_lift"] for metric in metrics}
+    if any(lift is None for lift in lifts.values()):
+        return "no figures in the paper"
+    return "the paper: " + ", ".join(f"{metric.replace('_', ' ')} {_lift(lift)}" for metric, lift in lifts.items())
 
 
 # --- Which setting

@@ -138,7 +138,9 @@ def page_data(**parts):
     made = {
         "intervals": intervals(),
         "retrieval": lifts("relevance", "recall").with_columns(users=pl.lit(390)),
-        "ranking": lifts("r_precision", "reciprocal_rank").with_columns(padded_share=pl.lit(0.123)),
+        "ranking": lifts("r_precision", "reciprocal_rank").with_columns(
+            padded_share=pl.lit(0.123), negatives=pl.lit("impressions")
+        ),
         "next_action": lifts("accuracy"),
         "index_cost": pl.DataFrame(
             {

@@ -23,6 +23,7 @@ from pinnersage_assets.warehouse.database import Warehouse
 _PARTS = {
     "intervals": "evaluation.intervals",
     "retrieval": "marts.retrieval_lifts",
+    "ranking": "marts.ranking_lifts",
     "next_action": "marts.next_action_lifts",
     "index_cost": "evaluation.index_cost",
     "diversity": "evaluation.diversity",
@@ -33,8 +34,6 @@ _PARTS = {
     "action_ages": "evaluation.action_ages",
     "calibration": "evaluation.calibration",
 }
-
-_RANKING = "FROM marts.ranking_lifts WHERE dt = $day AND negatives = 'impressions' ORDER BY ALL"
 
 _USERS = """
     SELECT user_id, count(DISTINCT cluster) AS clusters, sum(size)::BIGINT AS actions
@@ -70,7 +69,7 @@ _VOLUMES = """
     WHERE dt BETWEEN $day - 7 AND $day AND list_contains($tables, table_name) ORDER BY ALL
 """
 
-_SAME_DAY = {*_PARTS.values(), *_COUNTED, "marts.ranking_lifts", "evaluation.retrieval_users"} - {"staging.pins"}
+_SAME_DAY = {*_PARTS.values(), *_COUNTED, "evaluation.retrieval_users"} - {"staging.pins"}
 
 
 @dg.asset(
@@ -108,9 +107,12 @@ def _page_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> 
     return PageData(
         day,
         **parts,
-        ranking=warehouse.read(_RANKING, {"day": day}),
         volumes=warehouse.read(_VOLUMES, {"day": day, "tables": list(_COUNTED)}),
         users=_user_data(warehouse, settings, day),
+        own_pinnersage=frozenset(
+            name for name, model in settings.models.items() if model.clustering not in ("pins", "all")
+        ),
+        keep_seen=settings.evaluation.keep_seen,
     )
 
 
