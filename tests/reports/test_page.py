@@ -1,6 +1,7 @@
 """The page of a day: what it says, that nothing in the data can break it, and that a browser shows it well."""
 
 import dataclasses
+import datetime
 import re
 import shutil
 import subprocess
