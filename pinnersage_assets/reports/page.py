@@ -467,7 +467,20 @@ def _chosen(calibration: pl.DataFrame) -> list[str]:
             f"{_FAMILY_NAMES.get(row['family'], row['family'])}: {', '.join(words)} (recall {number(row['recall'])}, "
             f"relevance {number(row['relevance'])}; {_count(row['users'])} users, {_count(row['days'])} days)."
         )
+        if at_edge := _at_edge(row, calibration.filter(pl.col("family") == row["family"])):
+            notes[-1] += f" That is the edge of what was tried ({', '.join(at_edge)}): a wider grid may find better."
     return notes
+
+
+def _at_edge(chosen: Mapping[str, object], tried: pl.DataFrame) -> list[str]:
+    """The numbers of a choice beyond which nothing was tried, though something could be."""
+    found = []
+    for column in ("alpha", "decay_per_day", "embeddings"):
+        values = tried[column].drop_nulls().unique().sort().to_list()
+        ends = [end for end in (values[:1] + values[-1:]) if end != 0 and (column, end) != ("embeddings", 1)]
+        if len(values) > 1 and chosen[column] in ends:
+            found.append(column.replace("_", " "))
+    return found
 
 
 def _in_words(model: str | None) -> list[str]:

@@ -301,6 +301,14 @@ def test_a_longer_horizon_is_said():
     assert f"from {known + datetime.timedelta(days=1)} to {DAY}, of which no model uses anything" in text
 
 
+def test_a_choice_at_the_edge_of_the_grid_is_called_that(page):
+    # Made up so that more medoids are better, and a λ in the middle.
+    notes = [line for line in Parsed(page).text.split("PinnerSage: ")[1:] if "clustering.alpha" in line]
+    assert "the edge of what was tried (" in notes[0]
+    assert "embeddings" in notes[0].partition("the edge of what was tried (")[2].partition(")")[0]
+    assert "decay" not in notes[0].partition("the edge of what was tried (")[2].partition(")")[0]
+
+
 def test_numbers_stand_beside_the_charts(page):
     assert "−0.190 [−0.210, −0.170]" in Parsed(page).text
 
