@@ -32,7 +32,8 @@ from pinnersage_assets.model.variants import VARIANTS, UserEmbeddings, Variant
 from pinnersage_assets.settings import Settings
 
 USERS, PINS_A_USER, DIMENSIONS, PINS_A_TOPIC, INTERESTS = 2_000, 50, 256, 50, 12
-SHARES = (0.25, 0.5, 1.0)
+# Sizes by which growth is told; to see that it runs, two will do.
+SHARES, FEW_SHARES, FEW_USERS = (0.25, 0.5, 1.0), (0.5, 1.0), 100
 PEER_USERS = 4
 SETTINGS = Settings()
 KEYS = {seed: (seed, 0) for seed in range(SETTINGS.evaluation.seeds)}
@@ -61,7 +62,7 @@ class World:
 def main(users: int = USERS) -> None:
     """Print seconds, memory, growth with the number of users, and the ratio to the peer."""
     pins, few = PINS_A_USER * users, min(users, PEER_USERS)
-    sizes = [max(few, int(share * users)) for share in SHARES]
+    sizes = [max(few, int(share * users)) for share in (SHARES if users > FEW_USERS else FEW_SHARES)]
     print(f"{users:,} users, {pins:,} pins of {DIMENSIONS} floats, {len(VARIANTS)} models, {len(KEYS)} seeds")
     total, most = 0.0, 0.0
     for name, (stage, loop) in STAGES.items():

@@ -56,6 +56,7 @@ def small_settings(**sections) -> Settings:
             "medoids": [2, 6],
             "last_pins": [1, 4],
         },
+        "report": {"users": 4},
         "simulation": {
             "users": 60,
             "pins": 800,

@@ -1,4 +1,5 @@
--- The paper's figures are those of its Table 4. HierTCN is a network that must be trained: we do not reproduce it.
+-- The paper's figures are those of its Table 4. HierTCN, LSTM and GRU must be trained: we do not reproduce them, and of the
+-- last two the paper gives no figures.
 with paper (model, relevance_lift, recall_lift) as (
     values
         ('last_pin', 0.0, 0.0),

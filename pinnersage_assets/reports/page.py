@@ -300,7 +300,7 @@ def _families(intervals: pl.DataFrame) -> dict[str, str]:
 def _against(
     intervals: pl.DataFrame, baselines: Sequence[str], metrics: Sequence[str]
 ) -> tuple[list[Figure], dict[str, list[Figure]]]:
-    """Charts against the first baseline, and, to be folded away, against all others."""
+    """Charts against the first baseline; to be folded away, against the second, and the numbers against all others."""
     if intervals.is_empty():
         return [], {}
     own = intervals.filter(pl.col("metric").is_in(list(metrics)))
@@ -310,7 +310,10 @@ def _against(
     for place, baseline in enumerate([*baselines, *others]):
         charts = [
             _interval_chart(
-                own.filter((pl.col("metric") == metric) & (pl.col("baseline") == baseline)), metric, baseline
+                own.filter((pl.col("metric") == metric) & (pl.col("baseline") == baseline)),
+                metric,
+                baseline,
+                drawn=baseline in baselines,
             )
             for metric in metrics
         ]
@@ -322,7 +325,7 @@ def _against(
     return shown, more
 
 
-def _interval_chart(rows: pl.DataFrame, metric: str, baseline: str) -> Figure | None:
+def _interval_chart(rows: pl.DataFrame, metric: str, baseline: str, drawn: bool) -> Figure | None:
     if rows.is_empty():
         return None
     ordered = rows.sort(["difference", "model"], descending=[True, False]).to_dicts()
@@ -344,9 +347,10 @@ def _interval_chart(rows: pl.DataFrame, metric: str, baseline: str) -> Figure | 
         ["model", "difference", "95 % interval"],
         [[name_of(row["model"]), signed(row["difference"]), _interval(row)] for row in ordered],
     )
+    axis = f"difference in {_METRICS[metric].lower()}"
     return Figure(
         title,
-        figures.dots(f"{metric} {baseline}", label, marks, f"difference in {_METRICS[metric].lower()}", 0.0),
+        figures.dots(f"{metric} {baseline}", label, marks, axis, 0.0) if drawn else Markup(),
         f"{_METRICS[metric]} is {_MEANINGS[metric]}. {_count(rows['users'].max())} users, "
         f"{_count(rows['days'].max())} day{'s' if rows['days'].max() > 1 else ''}.",
         "evaluation.intervals",

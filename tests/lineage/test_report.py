@@ -31,7 +31,7 @@ def test_the_page_shows_what_the_tables_hold(world, page):
     assert f"[{row['low']:.3f}, {row['high']:.3f}]".replace("-", "−") in page
     for title in ("Table 2", "Table 1", "Figure 7", "Embeddings per user", "Data volumes"):
         assert title in page
-    assert page.count('<details class="user"') == 10
+    assert page.count('<details class="user"') == 4
 
 
 def test_users_are_shown_with_their_medoids_and_recommendations(world, page):
@@ -73,7 +73,7 @@ def test_a_day_without_actions_or_impressions_has_an_explained_page(world, tmp_p
     page = page_of(copy, LAST)
     assert "Nothing was judged on this day." in page
     assert "What follows is of the days before it" in page
-    assert page.count('<details class="user"') == 10
+    assert page.count('<details class="user"') == 4
 
 
 def test_a_first_day_has_a_page_too(world, tmp_path):
