@@ -34,6 +34,8 @@ _DEPTH_OF_SHARE = 1.5
 # How far sets are looked at, relative to the shares, and how much further each time that overlaps leave room.
 _REACH = 1.25
 _FURTHER = 2
+# What is sorted by must fit into 64 bits with a sign.
+_LARGEST_CODE = 2**62
 
 Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 """(queries, k) -> (q, min(k, m)) nearest corpus rows, nearest first."""
@@ -257,11 +259,27 @@ def candidate_rows(
     Yields:
         Some of the sets (s,), their sizes (s,) last, and between them their rows, those of one set after those of the
         other. Each set comes once, or never if the lists are not deep enough to say which rows it has.
+
+    Raises:
+        ValueError: shares, lists and the corpus are so large that places over shares cannot be compared exactly.
     """
     # A place over a share, as a whole number: fractions of denominators up to the largest share are equal, or differ by
-    # one unit at least. With the set and the row it fits into 64 bits: 10 for sets, 24 for rows, 30 for 20,000 units.
+    # one unit at least. With the set and the row it makes one number to sort by.
     unit = int(shares.max()) ** 2
     begins, lengths = np.flatnonzero(np.diff(sets, prepend=-1)), np.diff(unseen.starts)
+    at_once = _LARGEST_CODE // (max(corpus_size, int(shares.max())) * (unit * (int(lengths.max()) + 1) + 1))
+    if at_once < 1:
+        raise ValueError(
+            f"a share of {shares.max():,} pins from lists of {lengths.max():,} is too large to be compared exactly in "
+            f"a corpus of {corpus_size:,}: lower retrieval.budget or evaluation.largest_share"
+        )
+    if at_once < len(refill):
+        for start in range(0, len(refill), at_once):
+            own = (sets >= start) & (sets < start + at_once)
+            some = sets[own] - start, lists[own], shares[own], refill[start : start + at_once]
+            for which, rows, sizes in candidate_rows(unseen, *some, corpus_size):
+                yield which + start, rows, sizes
+        return
     wanted = np.add.reduceat(shares, begins)
     # With a single list nothing overlaps.
     goes_on = refill & (np.diff(begins, append=len(sets)) > 1)

@@ -253,10 +253,21 @@ def test_candidates_worked_out_by_hand():
     assert found[4] == [2, 1]
 
 
+def test_shares_that_cannot_be_compared_exactly_are_refused():
+    lists = [list(range(1000))] * 2
+    with pytest.raises(ValueError, match=r"a share of 20,000 pins from lists of 1,000 .*lower retrieval\.budget"):
+        candidates_of(lists, [[(0, 20_000), (1, 1)]], [True], 2**24)
+    # As far as they can be, they are: sets are made one after another then.
+    found = candidates_of(lists, [[(0, 14_000), (1, 1)]] * 3, [True] * 3, 2**24)
+    assert [sorted(some) for some in found] == [list(range(1000))] * 3
+
+
+@pytest.mark.parametrize("largest_code", [2**62, 2**26])
 @pytest.mark.parametrize("corpus_size", [3, 12, 200])
 @pytest.mark.parametrize("seed", range(6))
-def test_candidates_are_those_of_the_definition(seed, corpus_size):
+def test_candidates_are_those_of_the_definition(seed, corpus_size, largest_code, monkeypatch):
     """Sets of different sizes, shares and numbers of lists at once, from lists that end early because all is seen."""
+    monkeypatch.setattr(retrieval_task, "_LARGEST_CODE", largest_code * corpus_size)
     rng = np.random.default_rng(seed)
     for unseen in (corpus_size, corpus_size // 2, 0):
         left = rng.choice(corpus_size, unseen, replace=False)
