@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import time
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import LAST
 from usearch.index import Index
 from world import World, differences, failures, on, small_settings
 
+from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, build, checksum, save
 from pinnersage_assets.lineage.queries import CORPUS_VECTORS
 
@@ -473,6 +475,23 @@ def test_a_day_without_its_file_can_be_searched_still(retaining, indexed):
     age(file)
     assert publish(retaining) == {}
     assert not file.exists()
+
+
+def test_an_index_that_comes_out_torn_is_built_once_more(world, tmp_path, monkeypatch):
+    copy = world.copy(tmp_path / "data", settings_of())
+    built = []
+
+    def torn_at_first(ids, vectors, parameters, *rest):
+        built.append(parameters)
+        torn = replace(parameters, connectivity=2, expansion_add=1, expansion_search=1)
+        return build(ids, vectors, torn if len(built) == 1 else parameters, *rest)
+
+    monkeypatch.setattr(hnsw, "build", torn_at_first)
+    _, [warning] = run(copy, ROW)
+    assert "the recall of the new index is 0." in warning
+    assert "below index.recall_floor; it is built anew" in warning
+    assert len(built) == 2
+    assert row_of(copy)["recall"] > 0.97
 
 
 def test_files_without_a_row_go_only_when_no_run_can_be_writing_them(retaining):
