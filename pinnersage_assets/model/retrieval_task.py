@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.model.candidates import shares
+from pinnersage_assets.model.diversity import popular_rows
 from pinnersage_assets.model.population import batches, ranges
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings, Variant
@@ -82,6 +83,14 @@ class SetCounts:
     def empty(cls, sets: int, users: int) -> "SetCounts":
         """All zero."""
         return cls(*(np.zeros((sets, users), dtype=np.int32) for _ in range(3)))
+
+    def means(self, targets: Targets) -> dict[str, NDArray[np.float64]]:
+        """Relevance and recall of each set, (S,): means over users of the shares of their targets (Table 4)."""
+        wanted = np.bincount(targets.users, minlength=self.relevant.shape[1])
+        return {
+            "relevance": (self.relevant / wanted).mean(axis=1),
+            "recall": (self.recalled / wanted).mean(axis=1),
+        }
 
 
 def judge_variants(
@@ -195,7 +204,7 @@ def popular_sets(task: RetrievalTask, actions: NDArray[np.int64], chance: NDArra
         actions: (m,) how often each was acted on.
         chance: (m,) random numbers, by which equals are ordered.
     """
-    order = np.lexsort((chance, -actions))
+    order = popular_rows(actions, chance)
     bounds = np.searchsorted(task.seen.users, np.arange(task.users + 1))
     is_seen = np.zeros(len(task.corpus), dtype=bool)
     found = []

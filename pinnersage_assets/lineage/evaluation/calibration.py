@@ -3,14 +3,11 @@
 import datetime
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
 from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
 from pinnersage_assets.model.calibration import COLUMNS, choose, variant_of
-from pinnersage_assets.model.retrieval_task import judge_variants
 from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
-from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings, read_day
 from pinnersage_assets.warehouse.database import Warehouse
 
@@ -31,20 +28,8 @@ def calibration_trials(
     variants = {str(number): variant_of(*choice) for number, *choice in candidates.iter_rows()}
     found = {"relevance": [], "recall": []}
     if len(known.users):
-        _, counts = judge_variants(
-            known.population,
-            known.users,
-            variants,
-            {settings.seed: (settings.seed, known.day.toordinal())},
-            known.task,
-            known.search,
-            log_progress(context.log, "users"),
-        )
-        targets = np.bincount(known.task.targets.users, minlength=len(known.users))
-        found = {
-            "relevance": (counts.relevant / targets).mean(axis=1),
-            "recall": (counts.recalled / targets).mean(axis=1),
-        }
+        _, counts = known.judge(variants, [settings.seed], context.log)
+        found = counts.means(known.task.targets)
     tried = candidates.head(len(found["recall"])).select(COLUMNS)
     return dg.MaterializeResult(
         value=tried.with_columns(**{name: pl.Series(values) for name, values in found.items()}, users=len(known.users)),

@@ -9,11 +9,9 @@ import polars as pl
 from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
 from pinnersage_assets.model.diversity import diversity as diversity_of
 from pinnersage_assets.model.diversity import mean_of_defined
-from pinnersage_assets.model.retrieval_task import judge_variants
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.partitions import DAILY, partition_day
-from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 
@@ -35,20 +33,16 @@ def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings:
         return pl.DataFrame(schema=columns)
     variants = {str(e): Variant(embeddings=e) for e in range(1, _MOST_EMBEDDINGS + 1)}
     rows_of_sets = defaultdict(list)
-    sets, counts = judge_variants(
-        known.population,
-        known.users,
+    sets, counts = known.judge(
         variants,
-        {settings.seed: (settings.seed, known.day.toordinal())},
-        known.task,
-        known.search,
-        log_progress(context.log, "users"),
+        [settings.seed],
+        context.log,
         keep=lambda name, seed, user, rows: rows_of_sets[name].append(rows),
     )
+    means = counts.means(known.task.targets)
     targets = known.task.targets
     has_vector = np.flatnonzero(targets.vectors.any(axis=1))
     actions = diversity_of(Pairs(targets.users[has_vector], has_vector), targets.vectors, len(known.users))
-    wanted = np.bincount(targets.users, minlength=len(known.users))
     found = []
     for number, (name, _) in enumerate(sets):
         owners = np.repeat(np.arange(len(known.users)), [len(rows) for rows in rows_of_sets[name]])
@@ -56,8 +50,8 @@ def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings:
         found.append(
             {
                 "embeddings": int(name),
-                "relevance": float((counts.relevant[number] / wanted).mean()),
-                "recall": float((counts.recalled[number] / wanted).mean()),
+                "relevance": float(means["relevance"][number]),
+                "recall": float(means["recall"][number]),
                 "diversity": mean_of_defined(diversity_of(pairs, known.task.corpus, len(known.users))),
                 "action_diversity": mean_of_defined(actions),
                 "users": len(known.users),

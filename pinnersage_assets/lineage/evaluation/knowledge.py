@@ -5,6 +5,8 @@ otherwise; nothing that a model uses is of the horizon itself.
 """
 
 import datetime
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +23,11 @@ from pinnersage_assets.lineage.queries import (
 )
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
-from pinnersage_assets.model.retrieval_task import RetrievalTask, Targets
+from pinnersage_assets.model.retrieval_task import RetrievalTask, Search, SetCounts, Targets, judge_variants
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import UserEmbeddings, Variant
 from pinnersage_assets.partitions import HISTORY, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, reads
+from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.landing import fitted_before
 from pinnersage_assets.warehouse.database import Warehouse
@@ -100,6 +103,21 @@ class Knowledge:
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """The nearest corpus rows, exactly."""
         return exact_search(queries, self.task.corpus, k)[0]
+
+    def judge(
+        self,
+        variants: Mapping[str, Variant],
+        seeds: Iterable[int],
+        log: logging.Logger,
+        search: Search | None = None,
+        keep: Callable[[str, int, int, NDArray[np.int64]], object] | None = None,
+    ) -> tuple[list[tuple[str, int]], SetCounts]:
+        """As `judge_variants`; searched exactly unless otherwise said."""
+        keys = {seed: (seed, self.day.toordinal()) for seed in seeds}
+        report = log_progress(log, "users")
+        return judge_variants(
+            self.population, self.users, variants, keys, self.task, search or self.search, report, keep
+        )
 
     def pairs(self, frame: pl.DataFrame) -> Pairs:
         """Columns user_id and pin_id as pairs, of these users and of corpus pins."""

@@ -76,8 +76,9 @@ def ranking_users(
         metadata["share of impressions padded at random"] = of_impressions["padded"].sum() / max(
             1, of_impressions["drawn"].sum()
         )
+        joined = Candidates.joined(list(candidates.values()))
         for model, variant in models.models_to_judge(warehouse, settings, known).items():
-            frames += _ranked(known, model, variant, settings, candidates, vectors)
+            frames += _ranked(known, model, variant, settings, candidates, *joined, vectors)
             context.log.info(f"ranked by {model}")
     if not frames:
         return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS), metadata=metadata)
@@ -127,9 +128,11 @@ def _ranked(
     variant: Variant,
     settings: Settings,
     candidates: dict[str, Candidates],
+    together: Candidates,
+    kinds: NDArray[np.int64],
     vectors: NDArray[np.float32],
 ) -> Iterator[pl.DataFrame]:
-    """A row a seed and user for each kind of negatives; a cosine is computed once for all seeds."""
+    """A row a seed and user for each kind of negatives; a cosine is computed once for all seeds and kinds."""
     seeds = seeds_of(variant, settings)
     chosen = [known.population.select(variant, (seed, known.day.toordinal())) for seed in seeds]
     owners = np.searchsorted(known.users, np.concatenate([some.user_ids for some in chosen]))
@@ -140,7 +143,6 @@ def _ranked(
     embeddings = np.concatenate([some.vectors for some in chosen])[first]
     selections = np.zeros((len(seeds), len(different)), dtype=bool)
     selections[np.repeat(np.arange(len(seeds)), [len(some.user_ids) for some in chosen]), which] = True
-    together, kinds = Candidates.joined(list(candidates.values()))
     scores = best_cosines(together, vectors, different[:, 0], embeddings, selections)
     for number, (negatives, own) in enumerate(candidates.items()):
         found = rank_metrics(own, scores[:, kinds == number], len(known.users))

@@ -28,14 +28,12 @@ from pinnersage_assets.model.retrieval_task import (
     Search,
     SetCounts,
     judge_sets,
-    judge_variants,
     popular_sets,
     random_sets,
 )
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import BY_INDEX, VARIANTS, Variant
 from pinnersage_assets.partitions import DAILY, KNOWN_DAY, SAME_DAY, partition_day, reads
-from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 
@@ -90,10 +88,7 @@ def _judge(
             kept[model][user] = np.sort(rows).astype(np.int32)
 
     def judge(variants: Mapping[str, Variant], search: Search) -> pl.DataFrame:
-        report = log_progress(context.log, "users")
-        return _rows(
-            known, *judge_variants(known.population, known.users, variants, keys, known.task, search, report, keep)
-        )
+        return _rows(known, *known.judge(variants, keys, context.log, search, keep))
 
     controls = _controls(known, keys) | {
         ("recommended", settings.seed): known.pairs(warehouse.read(RECOMMENDED, {"day": known.day}))
