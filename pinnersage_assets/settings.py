@@ -279,6 +279,45 @@ class ReportSettings(Section):
     )
 
 
+class ServingSettings(Section):
+    """Answers at any moment: the stored clusters of a day, and what users have done since (paper, section 4.2)."""
+
+    store: str = Field(
+        "lmdb",
+        pattern="^(lmdb|rediss?://.+)$",
+        description="Where clusters and events are kept: `lmdb`, files under `serving/`, or the address of a Redis "
+        "server, `redis://host:6379/0` or, with TLS, `rediss://...`.",
+    )
+    stream: str = Field(
+        "files",
+        pattern="^(files|redis)$",
+        description="Where events come from: `files` appended in `serving/events`, or the stream `pinnersage:events` of "
+        "the store's Redis server.",
+    )
+    recent_actions: int = Field(
+        20, ge=1, description="Latest actions of interest of a user that update the stored clusters."
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address that the service listens on; beyond this machine it asks for "
+        "the key in PINNERSAGE_API_KEY.",
+    )
+    port: int = Field(8080, ge=0, le=65535, description="Port that the service listens on.")
+    largest_answer: int = Field(1000, ge=1, description="Pins that one request may ask for, at most.")
+    requests_per_minute: int = Field(
+        60_000, ge=1, description="Requests that one client (by key, or else by address) may make in a minute."
+    )
+    grace_minutes: float = Field(
+        5, ge=0, description="After midnight, how long events of the day before are waited for until they land."
+    )
+    remembered_days: int = Field(
+        7, ge=1, description="Days for which event ids are remembered, so that what is delivered twice counts once."
+    )
+    retention_days: int = Field(
+        2, ge=1, description="Snapshots of this many days before the latest are kept; older ones are deleted."
+    )
+
+
 class SimulationSettings(Section):
     """Sizes of the simulated source."""
 
@@ -311,6 +350,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
         "`pinnersage_assets/model/variants.py`.",
     )
     report: ReportSettings = ReportSettings()
+    serving: ServingSettings = ServingSettings()
     simulation: SimulationSettings = SimulationSettings()
 
     @model_validator(mode="after")
@@ -324,6 +364,12 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
                     f"horizon_days {self.evaluation.horizon_days}), overlaps the validation period that ends on "
                     f"{until} (calibration.until)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_redis_stream_has_a_server(self) -> Self:
+        if self.serving.stream == "redis" and self.serving.store == "lmdb":
+            raise ValueError("serving.stream is redis, and serving.store names no server: make it redis://...")
         return self
 
     @model_validator(mode="after")
