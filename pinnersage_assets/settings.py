@@ -291,8 +291,8 @@ class ServingSettings(Section):
     stream: str = Field(
         "files",
         pattern="^(files|redis)$",
-        description="Where events come from: `files` appended in `serving/events`, or the stream `pinnersage:events` of "
-        "the store's Redis server.",
+        description="Where events come from: `files` appended in `serving/events`, or the stream `pinnersage:events` "
+        "of the store's Redis server.",
     )
     recent_actions: int = Field(
         20, ge=1, description="Latest actions of interest of a user that update the stored clusters."

@@ -1,6 +1,8 @@
 """From drawn medoids and their neighbours to the candidate set of each user (paper, sections 4 and 5.3.1)."""
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 
 def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False, refill: bool = False) -> pl.DataFrame:
@@ -18,17 +20,44 @@ def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False, refill
         the largest remainders rounded up, equal ones in the order of the rows; but equal parts that are not refilled
         are floor(budget / e), e being the medoids drawn of the user, as in section 5.3.1.
     """
-    medoids = pl.len().over("user_id")
+    users, importances = drawn["user_id"].to_numpy(), drawn["importance"].to_numpy()
+    share = share_out(users, importances, budget, by_importance, refill)
+    return drawn.with_columns(share=pl.Series(share, dtype=pl.Int32)).filter(pl.col("share") > 0)
+
+
+def share_out(
+    user_ids: NDArray[np.int64],
+    importances: NDArray[np.float64],
+    budget: int,
+    by_importance: bool = False,
+    refill: bool = False,
+) -> NDArray[np.int64]:
+    """The column that `shares` adds, zeros included.
+
+    Args:
+        user_ids: (K,) the user of each drawn medoid.
+        importances: (K,) its importance.
+        budget: as `shares`.
+        by_importance: as `shares`.
+        refill: as `shares`.
+
+    Returns:
+        (K,) pins that each brings.
+    """
+    _, users, counts = np.unique(user_ids, return_inverse=True, return_counts=True)
     if not by_importance and not refill:
-        return drawn.with_columns(share=(budget // medoids).cast(pl.Int32)).filter(pl.col("share") > 0)
-    total = pl.col("importance").sum().over("user_id")
-    exact = budget / medoids
+        return (budget // counts)[users]
+    exact = (budget / counts)[users]
     if by_importance:
-        exact = pl.when(total > 0).then(budget * pl.col("importance") / total).otherwise(exact)
-    floors = exact.floor().cast(pl.Int32)
-    rest = budget - floors.sum().over("user_id")
-    place = (exact - floors).rank("ordinal", descending=True).over("user_id")
-    return drawn.with_columns(share=floors + (place <= rest).cast(pl.Int32)).filter(pl.col("share") > 0)
+        total = np.bincount(users, weights=importances)[users]
+        with np.errstate(invalid="ignore"):
+            exact = np.where(total > 0, budget * importances / total, exact)
+    floors = np.floor(exact).astype(np.int64)
+    rest = budget - np.bincount(users, weights=floors).astype(np.int64)
+    order = np.lexsort((floors - exact, users))
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order)) - (np.cumsum(counts) - counts)[users[order]]
+    return floors + (places < rest[users])
 
 
 def candidate_sets(

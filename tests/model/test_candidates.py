@@ -263,7 +263,7 @@ def test_nobody_waits_whose_lists_are_long_enough(seed):
 
 @pytest.mark.parametrize(("budget", "drawn", "share"), [(400, 3, 133), (400, 2, 200), (400, 1, 400)])
 def test_a_share_is_the_budget_by_the_medoids_drawn_rounded_down(budget, drawn, share):
-    frame = pl.DataFrame({"user_id": [7] * drawn, "medoid_pin_id": list(range(drawn))})
+    frame = pl.DataFrame({"user_id": [7] * drawn, "medoid_pin_id": range(drawn), "importance": [1.0] * drawn})
     assert shares(frame, budget)["share"].to_list() == [share] * drawn
 
 
