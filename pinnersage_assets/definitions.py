@@ -3,7 +3,7 @@
 import dagster as dg
 
 from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule
-from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, sql, users
+from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, serving, sql, users
 from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
@@ -11,7 +11,7 @@ from pinnersage_assets.warehouse.checks import checks_of_tests, table_checks
 from pinnersage_assets.warehouse.sql_models import load_sql_models
 from pinnersage_assets.warehouse.tables import all_tables
 
-_GROUPS = (raw, sql, corpus, users, retrieval, evaluation)
+_GROUPS = (raw, sql, corpus, users, retrieval, serving, evaluation)
 
 
 def _described(spec: dg.AssetSpec) -> dg.AssetSpec:

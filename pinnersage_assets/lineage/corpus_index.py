@@ -25,12 +25,11 @@ from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.lineage.queries import CORPUS_VECTORS, pin_vectors
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.publishing import UNNAMED_FOR_SECONDS, named
 
 # An index grows while the pins that came and went since it was built are at most this share of it: each costs it a
 # little recall and speed, and a build puts like pins next to each other again.
 _CHANGES_SHARE = 0.25
-# A file that no row names may be about to get its row; no run takes this long to write it.
-_UNNAMED_FOR_SECONDS = 24 * 3600
 
 _PARAMETERS = ("connectivity", "expansion_add", "expansion_search", "dtype")
 
@@ -267,13 +266,11 @@ def forget_old_files(connection: duckdb.DuckDBPyConnection, retention_days: int)
 
 def delete_unnamed_files(warehouse: Warehouse) -> list[Path]:
     """Delete the index files that no row names, published or not: of old days, and of runs that were killed."""
-    query = "SELECT path FROM retrieval.hnsw_index WHERE path IS NOT NULL"
-    with duckdb.connect(warehouse.published, read_only=True) as published:
-        named = {path for (path,) in published.execute(query).fetchall()} | set(warehouse.read(query)["path"])
+    kept = named(warehouse, "retrieval.hnsw_index", "path")
     deleted = []
     for file in (warehouse.data_folder / "index").glob("dt=*/*"):
-        unnamed = str(file.relative_to(warehouse.data_folder)) not in named
-        if unnamed and file.stat().st_mtime < time.time() - _UNNAMED_FOR_SECONDS:
+        unnamed = str(file.relative_to(warehouse.data_folder)) not in kept
+        if unnamed and file.stat().st_mtime < time.time() - UNNAMED_FOR_SECONDS:
             file.unlink(missing_ok=True)
             deleted.append(file)
     return deleted

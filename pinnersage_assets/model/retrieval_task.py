@@ -324,6 +324,37 @@ def candidate_rows(
         pending, reach = pending[~is_full & (limits < known[pending])], reach * _FURTHER
 
 
+def ranked_candidates(
+    rows: NDArray[np.int64],
+    unseen: Neighbours,
+    cosines: NDArray[np.float32],
+    shares: NDArray[np.int64],
+    medoid_ids: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """A set in the order of its scores, with the medoid that each candidate comes from, as of `candidate_sets`.
+
+    Args:
+        rows: (r,) the corpus rows of one set, as `candidate_rows` gives them: the deepest last.
+        unseen: what that was made of, all lists of it.
+        cosines: (N,) how near each of ``unseen.rows`` is.
+        shares: (e,) how many pins each list brings.
+        medoid_ids: (e,) the medoids.
+
+    Returns:
+        (r,) each: rows, scores, highest first and equal ones by row, and which of the lists.
+    """
+    lengths = np.diff(unseen.starts)
+    lists = np.repeat(np.arange(len(lengths)), lengths)
+    places, share = np.arange(len(lists)) - unseen.starts[lists], shares[lists]
+    depths = places * int(shares.max()) ** 2 // share
+    deepest = depths[unseen.rows == rows[-1]].min() if len(rows) else -1
+    brought = np.flatnonzero(((places < share) | (depths <= deepest)) & np.isin(unseen.rows, rows))
+    order = brought[np.lexsort((medoid_ids[lists[brought]], unseen.rows[brought], -cosines[brought]))]
+    _, first = np.unique(unseen.rows[order], return_index=True)
+    chosen = order[np.sort(first)]
+    return unseen.rows[chosen].astype(np.int64), cosines[chosen], lists[chosen]
+
+
 class Judge:
     """Holds sets against the targets of some users, first to one before last."""
 

@@ -93,6 +93,16 @@ class Warehouse(DuckDBResource):
         ids, vectors = frame.get_columns()
         return ids.to_numpy(), vectors.to_numpy().reshape(len(frame), *vectors.dtype.shape)
 
+    def read_vectors_in_parts(
+        self, query: str, parameters: Mapping[str, Any], rows: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """As `read_vectors`, some thousands of rows at a time, through one connection."""
+        with self.get_reader() as connection:
+            for batch in connection.sql(query, params=dict(parameters)).to_arrow_reader(rows):
+                ids, vectors = batch.columns
+                values = vectors.flatten().to_numpy().reshape(len(batch), vectors.type.list_size)
+                yield ids.to_numpy(), values
+
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         connection = self._wait_for_connection(read_only)

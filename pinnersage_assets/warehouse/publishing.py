@@ -23,6 +23,10 @@ _LISTED = 10
 _COPY_BYTES = 16_000_000
 
 
+# What no row names may be about to get its row; no run takes this long to write it.
+UNNAMED_FOR_SECONDS = 24 * 3600
+
+
 class NotPublishableError(RuntimeError):
     """A partition has failed its checks, or they have not run."""
 
@@ -90,3 +94,10 @@ def publish(
             raise
         sync(target.parent)
     return Publication(tables, size, time.perf_counter() - started)
+
+
+def named(warehouse: Warehouse, table: str, column: str) -> set[str]:
+    """What rows name, in the warehouse or in the published copy: files that somebody may still open."""
+    query = f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL"
+    with duckdb.connect(warehouse.published, read_only=True) as published:
+        return {name for (name,) in published.execute(query).fetchall()} | set(warehouse.read(query)[column])

@@ -1,0 +1,311 @@
+"""An answer: the stored clusters of a user, updated by what it did since, and the pins nearest to a few of them.
+
+What belongs here: everything between the store and the answer, for one user at one moment. What does not: where a
+day's files are (`served_day`), and the protocol by which people ask (`service`). While a user does nothing, the answer
+is what ``retrieval.recommendations`` of the day has for it.
+"""
+
+import datetime
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinnersage_assets.ann.restricted import CorpusIndex, search_among
+from pinnersage_assets.model.candidates import share_out
+from pinnersage_assets.model.online import StoredClusters, UpdatedClusters, update_clusters
+from pinnersage_assets.model.pinnersage import draw_medoids
+from pinnersage_assets.model.retrieval_task import Neighbours, candidate_rows, ranked_candidates
+from pinnersage_assets.serving.pin_files import PinFiles
+from pinnersage_assets.serving.records import StoredUser
+from pinnersage_assets.serving.store import RecentActions, Store
+from pinnersage_assets.settings import Settings
+
+# Lists of neighbours that were searched for and are kept; of a few hundred pins each.
+_LISTS_KEPT = 16_384
+_SECONDS_A_DAY = 86_400
+
+# Rows and cosines, the nearest first.
+_List = tuple[NDArray[np.int32], NDArray[np.float32]]
+
+
+class UnknownPinError(LookupError):
+    """A pin that the day does not know."""
+
+
+@dataclass(frozen=True)
+class Interest:
+    """A cluster of a user, now."""
+
+    medoid_pin_id: int
+    importance: float
+    """As it is now: the sum of exp(-λ age) over the cluster's actions."""
+    share: float
+    """Of the importance of all of the user's clusters."""
+    actions: int
+    recent_pin_ids: list[int]
+    """Pins of the cluster that the user acted on since the last batch."""
+    is_new: bool
+    """Whether it consists of these alone."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recommended pin: how near it is to which medoid."""
+
+    pin_id: int
+    score: float
+    medoid_pin_id: int | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """A medoid that was asked for its neighbours."""
+
+    medoid_pin_id: int
+    importance: float
+    pins: int
+    """What it brings, before overlaps."""
+    is_cached: bool
+    """Whether its neighbours were known from the batch, or from an earlier request."""
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """An answer."""
+
+    source: str
+    """``clusters``; ``popular`` for a user of whom nothing is known: then the candidates are what everybody likes."""
+    queries: list[Query]
+    candidates: list[Candidate]
+    unknown_pin_ids: list[int]
+    """Pins that the user acted on since the last batch and whose vector is not known yet."""
+
+
+class Recommender:
+    """Answers from one day's files; safe to ask from several threads."""
+
+    def __init__(
+        self,
+        day: datetime.date,
+        version: str,
+        settings: Settings,
+        store: Store,
+        pins: PinFiles,
+        index: CorpusIndex,
+    ) -> None:
+        """Take the files of a day.
+
+        Args:
+            day: of the batch.
+            version: under which the store has the users of that day.
+            settings: those in force when the batch was made.
+            store: of users and events.
+            pins: the day's pins.
+            index: over the pins of the corpus, in the order of ``pins``.
+        """
+        self.day, self.version, self.settings = day, version, settings
+        self._store, self._pins, self._index = store, pins, index
+        self._end_of_day = datetime.datetime.combine(day + datetime.timedelta(days=1), datetime.time(), datetime.UTC)
+        self._recommendable = int(pins.recommendable.sum())
+        self._searched: OrderedDict[int, _List] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def recommend(self, user_id: int, now: datetime.datetime, size: int | None = None) -> Recommendations:
+        """The candidates of a user.
+
+        Args:
+            user_id: anybody.
+            now: the time of the request (UTC).
+            size: how many candidates; None means as many as in the batch.
+
+        Raises:
+            MissingSnapshotError: the store does not have this day's users any more.
+            ConnectionError: the store cannot be reached.
+        """
+        retrieval = self.settings.retrieval
+        budget = size or retrieval.budget
+        user, recent = self._read(user_id)
+        interests, unknown = self._update(user, recent, now)
+        seen = self._seen(user, recent)
+        if not len(interests.medoid_pin_ids):
+            return Recommendations("popular", [], self._popular(seen, budget), unknown)
+        owner = np.full(len(interests.medoid_pin_ids), user_id)
+        places = draw_medoids(
+            owner,
+            interests.medoid_pin_ids,
+            interests.importances,
+            retrieval.sampled_medoids,
+            (self.settings.seed, self.day.toordinal()),
+        )
+        drawn = np.flatnonzero(places >= 0)
+        importances = interests.importances[drawn]
+        by_importance = retrieval.shares == "importance"
+        shares = share_out(owner[drawn], importances, budget, by_importance, retrieval.refill)
+        drawn, importances, shares = drawn[shares > 0], importances[shares > 0], shares[shares > 0]
+        medoid_ids = interests.medoid_pin_ids[drawn]
+        rows, scores, medoids, cached = self._candidates(medoid_ids, shares, seen)
+        return Recommendations(
+            "clusters",
+            [
+                Query(*query)
+                for query in zip(medoid_ids.tolist(), importances.tolist(), shares.tolist(), cached, strict=True)
+            ],
+            [
+                Candidate(*candidate)
+                for candidate in zip(
+                    self._pins.ids[rows].tolist(), scores.tolist(), medoid_ids[medoids].tolist(), strict=True
+                )
+            ],
+            unknown,
+        )
+
+    def interests(self, user_id: int, now: datetime.datetime) -> list[Interest]:
+        """The clusters of a user, the most important first; none of a user of whom nothing is known.
+
+        Raises:
+            MissingSnapshotError: as `recommend`.
+            ConnectionError: as `recommend`.
+        """
+        user, recent = self._read(user_id)
+        found, _ = self._update(user, recent, now)
+        total = found.importances.sum() or 1.0
+        recent_pins, labels = recent.pin_ids, found.labels
+        known = self._of_interest(recent)
+        return [
+            Interest(
+                int(found.medoid_pin_ids[cluster]),
+                float(found.importances[cluster]),
+                float(found.importances[cluster] / total),
+                int(found.sizes[cluster]),
+                list(dict.fromkeys(recent_pins[known][labels == cluster].tolist())),
+                bool(cluster >= found.stored),
+            )
+            for cluster in np.argsort(-found.importances, kind="stable")
+        ]
+
+    def like(self, pin_id: int, size: int) -> list[Candidate]:
+        """The recommendable pins nearest to a pin, without itself and what repeats it.
+
+        Raises:
+            UnknownPinError: nothing is known of the pin.
+        """
+        [row] = self._pins.rows_of(np.array([pin_id]))
+        if row < 0:
+            raise UnknownPinError(f"pin {pin_id} is not known on {self.day}")
+        rows, cosines = self._search(row, size + 1)
+        kept = rows != self._pins.corpus_rows[row]
+        ids = self._pins.ids[rows[kept][:size]]
+        return [Candidate(*found, None) for found in zip(ids.tolist(), cosines[kept][:size].tolist(), strict=True)]
+
+    def _read(self, user_id: int) -> tuple[StoredUser | None, RecentActions]:
+        return self._store.read_user(self.version, user_id), self._store.recent(user_id, self._end_of_day)
+
+    def _of_interest(self, recent: RecentActions) -> NDArray[np.int64]:
+        """Which of the recent actions update clusters: the latest that mean interest, on pins that are known."""
+        wanted = set(self.settings.window.interest_actions)
+        means_interest = np.fromiter((action in wanted for action in recent.actions), bool, len(recent.actions))
+        rows = self._pins.rows_of(recent.pin_ids)
+        return np.flatnonzero(means_interest & (rows >= 0))[-self.settings.serving.recent_actions :]
+
+    def _update(
+        self, user: StoredUser | None, recent: RecentActions, now: datetime.datetime
+    ) -> tuple[UpdatedClusters, list[int]]:
+        """The clusters of now, and the pins that are not known."""
+        stored = user.clusters if user else _NOTHING_STORED
+        taken = self._of_interest(recent)
+        pin_ids = recent.pin_ids[taken]
+        moment = np.datetime64(now.astimezone(datetime.UTC).replace(tzinfo=None), "us")
+        # Whose clock is ahead of ours has acted now.
+        ages = np.maximum((moment - recent.times[taken]) / np.timedelta64(1, "s"), 0) / _SECONDS_A_DAY
+        found = update_clusters(
+            stored,
+            self._vectors(stored.medoid_pin_ids),
+            pin_ids,
+            self._vectors(pin_ids),
+            ages,
+            max(0.0, (now - self._end_of_day).total_seconds() / _SECONDS_A_DAY),
+            self.settings.clustering.alpha,
+            self.settings.clustering.decay_per_day,
+        )
+        unknown = recent.pin_ids[self._pins.rows_of(recent.pin_ids) < 0]
+        return found, list(dict.fromkeys(unknown.tolist()))
+
+    def _vectors(self, pin_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = self._pins.rows_of(pin_ids)
+        if (rows < 0).any():
+            raise RuntimeError(f"pin {pin_ids[rows < 0][0]} of the snapshot {self.version} is not among its pins")
+        return self._pins.vectors[rows]
+
+    def _seen(self, user: StoredUser | None, recent: RecentActions) -> NDArray[np.int64]:
+        """Corpus rows that the user must not be shown: what it acted on in whatever way, and what repeats that."""
+        rows = self._pins.rows_of(recent.pin_ids)
+        lately = self._pins.corpus_rows[rows[rows >= 0]]
+        before = self._pins.rows_of(user.seen_pin_ids) if user else np.empty(0, np.int64)
+        return np.concatenate([before, lately[lately >= 0]])
+
+    def _popular(self, seen: NDArray[np.int64], size: int) -> list[Candidate]:
+        rows = self._pins.popular_rows
+        rows = rows[~np.isin(rows, seen)][:size]
+        return [Candidate(pin_id, 0.0, None) for pin_id in self._pins.ids[rows].tolist()]
+
+    def _candidates(
+        self, medoid_ids: NDArray[np.int64], shares: NDArray[np.int64], seen: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], tuple[bool, ...]]:
+        """The candidate set: corpus rows, scores and the medoid of each; and which lists were at hand."""
+        settings = self.settings.retrieval
+        depth = int(shares.max()) + settings.margin
+        lists, cached = zip(*(self._neighbours(medoid, depth) for medoid in medoid_ids.tolist()), strict=True)
+        while True:
+            unseen, cosines = _unseen(lists, seen, self._recommendable)
+            sets, own = np.zeros(len(lists), dtype=np.int64), np.arange(len(lists))
+            refill = np.array([settings.refill])
+            for _, rows, _ in candidate_rows(unseen, sets, own, shares, refill, self._pins.corpus_size):
+                return *ranked_candidates(rows, unseen, cosines, shares, medoid_ids), cached
+            # Too few are left of what the user has not seen.
+            depth = 4 * max(depth, *(len(rows) for rows, _ in lists))
+            lists = [self._neighbours(medoid, depth)[0] for medoid in medoid_ids.tolist()]
+
+    def _neighbours(self, medoid: int, depth: int) -> tuple[_List, bool]:
+        """At least so many neighbours of a medoid, if there are, and whether they were at hand."""
+        depth = min(depth, self._recommendable)
+        found = self._pins.neighbours_of(medoid)
+        if found is not None and len(found[0]) >= depth:
+            return found, True
+        with self._lock:
+            found = self._searched.get(medoid)
+        if found is not None and len(found[0]) >= depth:
+            return found, True
+        [row] = self._pins.rows_of(np.array([medoid]))
+        found = self._search(row, depth)
+        with self._lock:
+            self._searched[medoid] = found
+            self._searched.move_to_end(medoid)
+            if len(self._searched) > _LISTS_KEPT:
+                self._searched.popitem(last=False)
+        return found, False
+
+    def _search(self, row: int, depth: int) -> _List:
+        query = self._pins.vectors[row][None]
+        if self._recommendable == self._pins.corpus_size:
+            ids, cosines = self._index.search(query, depth)
+        else:
+            ids, cosines = search_among(self._index, query, depth, self._pins.recommendable)
+        found = ids[0] != -1
+        return self._pins.rows_of(ids[0][found]).astype(np.int32), cosines[0][found]
+
+
+def _unseen(lists: list[_List], seen: NDArray[np.int64], most: int) -> tuple[Neighbours, NDArray[np.float32]]:
+    """What of the lists may be recommended to the user, and the cosines of it."""
+    rows = np.concatenate([rows for rows, _ in lists])
+    is_unseen = ~np.isin(rows, seen)
+    ends = np.cumsum([len(own) for own, _ in lists])
+    starts = np.append(0, np.append(0, np.cumsum(is_unseen))[ends])
+    whole = np.array([len(own) >= most for own, _ in lists])
+    cosines = np.concatenate([cosines for _, cosines in lists])
+    return Neighbours(rows[is_unseen], starts, whole), cosines[is_unseen]
+
+
+_NOTHING_STORED = StoredClusters(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

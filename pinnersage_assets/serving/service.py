@@ -1,0 +1,318 @@
+"""The answers over HTTP: a small FastAPI application, described by itself at ``/docs``.
+
+What belongs here: addresses, parameters, limits, and an explanation for every refusal. What is answered is the business
+of `recommender`.
+"""
+
+import datetime
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import TypeAdapter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from swagger_ui_bundle import swagger_ui_path
+
+from pinnersage_assets.serving import recommender
+from pinnersage_assets.serving.recommender import UnknownPinError
+from pinnersage_assets.serving.served_day import Follower, NothingToServeError, ServedDay
+from pinnersage_assets.serving.store import MissingSnapshotError
+from pinnersage_assets.settings import ServingSettings
+
+API_KEY_HEADER = "X-API-Key"
+# Requests in work and waiting; more would only wait longer than anybody does.
+_AT_ONCE = 256
+# What a load balancer may ask for without a key, and as often as it likes.
+_OPEN = {"/health"}
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PinDetails:
+    """What a pin is about, as far as it is known."""
+
+    title: str | None
+    category: str | None
+
+
+@dataclass(frozen=True)
+class RecommendationsAnswer:
+    """What to show a user now, and why each pin is there: which medoid brings it, and how near it is."""
+
+    user_id: int
+    day: datetime.date
+    """Of the batch whose clusters were updated."""
+    source: str
+    queries: list[recommender.Query]
+    candidates: list[recommender.Candidate]
+    unknown_pin_ids: list[int]
+    details: dict[int, PinDetails] | None
+
+
+@dataclass(frozen=True)
+class InterestsAnswer:
+    """The clusters of a user now, the most important first."""
+
+    user_id: int
+    day: datetime.date
+    interests: list[recommender.Interest]
+    details: dict[int, PinDetails] | None
+
+
+@dataclass(frozen=True)
+class LikeAnswer:
+    """The pins nearest to a pin."""
+
+    pin_id: int
+    day: datetime.date
+    candidates: list[recommender.Candidate]
+    details: dict[int, PinDetails] | None
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is served."""
+
+    status: str
+    """``ok``; ``stale`` where the newest published day cannot be opened; ``unavailable`` where there is none."""
+    problem: str | None
+    day: datetime.date | None
+    version: str | None
+    users: int | None
+    clusters: int | None
+    pins: int | None
+
+
+_Id = Annotated[int, Path(ge=-(2**63), le=2**63 - 1)]
+_Details = Annotated[bool, Query(description="Add title and category of every pin.")]
+
+
+def create_app(
+    follower: Follower,
+    settings: ServingSettings,
+    api_key: str | None = None,
+    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+) -> FastAPI:
+    """The application.
+
+    Args:
+        follower: has the day to answer from.
+        settings: limits.
+        api_key: what requests must bring along in the header X-API-Key; None: nothing.
+        now: the time (UTC).
+    """
+    app = FastAPI(
+        title="PinnerSage",
+        description="Recommendations from the clusters of the last batch, updated by what users did since.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    # The newest that the bundled page can show.
+    app.openapi_version = "3.0.3"
+    metrics = _Metrics(follower)
+    size = Annotated[
+        int | None,
+        Query(ge=1, le=settings.largest_answer, description="How many; as in the batch if not said."),
+    ]
+
+    @app.get("/users/{user_id}/recommendations", response_model=RecommendationsAnswer)
+    def recommendations(user_id: _Id, size: size = None, details: _Details = False) -> Response:
+        """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``."""
+        day, found = _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size))
+        metrics.count(found)
+        pins = [candidate.pin_id for candidate in found.candidates] + [query.medoid_pin_id for query in found.queries]
+        return _json(RecommendationsAnswer(user_id, day.day, **vars(found), details=_details(day, pins, details)))
+
+    @app.get("/users/{user_id}/interests", response_model=InterestsAnswer)
+    def interests(user_id: _Id, details: _Details = False) -> Response:
+        """The clusters of a user now, the most important first; none where nothing is known of it."""
+        day, found = _asked(follower, lambda day: day.recommender.interests(user_id, now()))
+        pins = [interest.medoid_pin_id for interest in found]
+        return _json(InterestsAnswer(user_id, day.day, found, _details(day, pins, details)))
+
+    @app.get("/pins/{pin_id}/like", response_model=LikeAnswer, responses={404: {"description": "Unknown pin"}})
+    def like(pin_id: _Id, size: size = 20, details: _Details = False) -> Response:
+        """The pins nearest to a pin that may be recommended, without what repeats it."""
+        day, found = _asked(follower, lambda day: day.recommender.like(pin_id, size))
+        pins = [candidate.pin_id for candidate in found]
+        return _json(LikeAnswer(pin_id, day.day, found, _details(day, pins, details)))
+
+    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
+    def health() -> Response:
+        """What is served, and whether it is the newest."""
+        try:
+            day = follower.current
+        except NothingToServeError as error:
+            return _json(Health("unavailable", str(error), *[None] * 5), 503)
+        status = "stale" if follower.problem else "ok"
+        served = day.day, day.version, day.users, day.clusters, day.pins
+        return _json(Health(status, follower.problem, *served))
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    def prometheus() -> Response:
+        """Counts and times for Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        """The page that describes all of this; it loads nothing from elsewhere."""
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="PinnerSage",
+            swagger_js_url="docs/files/swagger-ui-bundle.js",
+            swagger_css_url="docs/files/swagger-ui.css",
+            swagger_favicon_url="docs/files/favicon-32x32.png",
+        )
+
+    app.mount("/docs/files", StaticFiles(directory=swagger_ui_path))
+    for error, status in _STATUS.items():
+        app.add_exception_handler(error, _explained(status))
+    app.add_middleware(_Guard, settings=settings, api_key=api_key, metrics=metrics)
+    return app
+
+
+_STATUS = {
+    UnknownPinError: 404,
+    NothingToServeError: 503,
+    MissingSnapshotError: 503,
+    ConnectionError: 503,
+    Exception: 500,
+}
+
+
+def _explained(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    def handler(request: Request, error: Exception) -> JSONResponse:
+        if status == 500:
+            _log.error("%s failed", request.url.path, exc_info=error)
+            return JSONResponse({"detail": f"{type(error).__name__}: {error}; the log of the service has more"}, 500)
+        return JSONResponse({"detail": str(error)}, status)
+
+    return handler
+
+
+def _asked(follower: Follower, question: Callable[[ServedDay], Any]) -> tuple[ServedDay, Any]:
+    """A day, and what it answers; the next day, if the first one's users were dropped while it was asked."""
+    day = follower.current
+    try:
+        return day, question(day)
+    except MissingSnapshotError:
+        follower.look()
+        if follower.current is day:
+            raise
+        return follower.current, question(follower.current)
+
+
+def _details(day: ServedDay, pin_ids: list[int], wanted: bool) -> Mapping[int, PinDetails] | None:
+    if not wanted:
+        return None
+    return {pin_id: PinDetails(*found) for pin_id, found in day.details(pin_ids).items()}
+
+
+def _json(answer: Any, status: int = 200) -> Response:
+    return Response(_ADAPTERS[type(answer)].dump_json(answer), status, media_type="application/json")
+
+
+_ADAPTERS = {kind: TypeAdapter(kind) for kind in (RecommendationsAnswer, InterestsAnswer, LikeAnswer, Health)}
+
+
+class _Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.registry = CollectorRegistry()
+        new = {"registry": self.registry}
+        self.requests = Counter("pinnersage_requests", "Requests.", ["route", "status"], **new)
+        self.seconds = Histogram("pinnersage_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, **new)
+        self._medoids = Counter("pinnersage_medoids", "Medoids queried.", ["cached"], **new)
+        self._answers = Counter("pinnersage_answers", "Recommendations by what they come from.", ["source"], **new)
+        day = Gauge("pinnersage_served_day_timestamp_seconds", "Begin of the day that is served.", **new)
+        day.set_function(lambda: _begin(follower))
+        stale = Gauge("pinnersage_stale", "1 where the newest published day cannot be opened.", **new)
+        stale.set_function(lambda: float(follower.problem is not None))
+
+    def count(self, found: recommender.Recommendations) -> None:
+        self._answers.labels(found.source).inc()
+        for query in found.queries:
+            self._medoids.labels(str(query.is_cached).lower()).inc()
+
+
+def _begin(follower: Follower) -> float:
+    try:
+        day = follower.current.day
+    except NothingToServeError:
+        return float("nan")
+    return datetime.datetime.combine(day, datetime.time(), datetime.UTC).timestamp()
+
+
+class _Guard:
+    """What is refused before anything is asked: without the key, with a body, too many at once or in a minute."""
+
+    def __init__(self, app: ASGIApp, settings: ServingSettings, api_key: str | None, metrics: _Metrics) -> None:
+        self._app, self._api_key, self._metrics = app, api_key, metrics
+        self._limit = RateLimitItemPerMinute(settings.requests_per_minute)
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._in_work = 0
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with self._lock:
+            self._in_work += 1
+        try:
+            refused = self._refusal(scope)
+            await (refused or self._app)(scope, receive, counted)
+        finally:
+            with self._lock:
+                self._in_work -= 1
+            # Of an address that nobody answers the name would be anybody's text.
+            route = getattr(scope.get("route"), "path", "refused" if refused else "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        if scope["path"] in _OPEN:
+            return None
+        headers = dict(scope["headers"])
+        given = headers.get(API_KEY_HEADER.lower().encode(), b"")
+        if self._api_key is not None and not secrets.compare_digest(given, self._api_key.encode()):
+            return _refused(401, f"the header {API_KEY_HEADER} must have the service's key")
+        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+            return _refused(413, "requests have no body here")
+        client = given.decode("latin-1") if self._api_key is not None else (scope.get("client") or ("",))[0]
+        if not self._limiter.hit(self._limit, client):
+            per_minute = self._limit.amount
+            return _refused(
+                429, f"more than {per_minute} requests in a minute (setting serving.requests_per_minute)", 60
+            )
+        if self._in_work > _AT_ONCE:
+            return _refused(503, f"{_AT_ONCE} requests are in work already", 1)
+        return None
+
+
+def _refused(status: int, reason: str, retry_after: int | None = None) -> Response:
+    headers = {"Retry-After": str(retry_after)} if retry_after else {}
+    return JSONResponse({"detail": reason}, status, headers)
