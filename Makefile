@@ -10,7 +10,7 @@ export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
 RUN := .venv/bin/python -m pinnersage_assets
 EXTRAS ?= dev
 
-.PHONY: help install demo dev backfill sql test test-all bench lint clean
+.PHONY: help install demo dev serve backfill sql test test-all bench lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000 (or P
 	sleep 1; kill -0 $$reports 2>/dev/null \
 		|| echo "Port $(REPORTS_PORT) is taken: links to pages of reports/ will not open (try REPORTS_PORT=...)" >&2; \
 	.venv/bin/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+
+serve: $(INSTALLED)  ## Recommendations over HTTP on http://localhost:8080, updated by events as they come
+	@exec $(RUN) serve
 
 backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO=YYYY-MM-DD; AGAIN=1 redoes complete days
 	@test -n "$(FROM)" -a -n "$(TO)" || { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10" >&2; exit 2; }

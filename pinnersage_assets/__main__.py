@@ -57,6 +57,21 @@ def sql() -> None:
 
 
 @main.command()
+@click.option("--consume/--no-consume", default=True, show_default=True, help="Also take in events.")
+def serve(consume: bool) -> None:
+    """Answer over HTTP, and take in events."""
+    from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+    from pinnersage_assets.resources import build_resources
+
+    try:
+        from pinnersage_assets.serving import server
+    except ImportError as error:
+        raise click.ClickException(f"a package is missing ({error}): pip install -e '.[serve]'") from error
+    warehouse = build_resources(ENVIRONMENT, SETTINGS)["warehouse"]
+    server.serve(Path(warehouse.published), ENVIRONMENT.data_dir, SETTINGS, consume)
+
+
+@main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--user", "user_column", required=True, help="Column that says who acted.")
 @click.option("--item", "item_column", required=True, help="Column that says on what.")

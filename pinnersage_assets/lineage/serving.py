@@ -4,6 +4,7 @@ import datetime
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,14 +22,12 @@ from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.serving.pin_files import write_pin_files
 from pinnersage_assets.serving.records import StoredUser
-from pinnersage_assets.serving.store import open_store
+from pinnersage_assets.serving.served_day import PINS_FOLDER
+from pinnersage_assets.serving.store import Store, open_store
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.publishing import UNNAMED_FOR_SECONDS, named
-
-# Where the folders of snapshots are, under the data directory.
-FOLDER = Path("serving/pins")
 
 # Every pin that is known, whether it may be recommended, and the corpus pin that stands for it. The corpus comes first.
 _PINS = """
@@ -87,12 +86,12 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
     day = partition_day(context)
     settings = parameters.in_force(warehouse, settings, day)
     version = f"{day}-{uuid4().hex[:16]}"
-    sha256, pins = _write_pins(warehouse, settings, day, warehouse.data_folder / FOLDER / version)
+    sha256, pins = _write_pins(warehouse, settings, day, warehouse.data_folder / PINS_FOLDER / version)
     medoids = warehouse.read(_MEDOIDS, {"day": day})
     seen = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": window(day, settings)["first"]})
-    store = open_store(settings.serving.store, warehouse.data_folder / "serving")
-    store.write_snapshot(version, _stored_users(medoids, seen.sort("user_id", "pin_id")))
-    content = store.describe(version)
+    with _store(warehouse, settings) as store:
+        store.write_snapshot(version, _stored_users(medoids, seen.sort("user_id", "pin_id")))
+        content = store.describe(version)
     return pl.DataFrame(
         {
             "version": [version],
@@ -106,6 +105,10 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
             "settings": [settings.model_dump_json(exclude={"serving"})],
         }
     )
+
+
+def _store(warehouse: Warehouse, settings: Settings) -> AbstractContextManager[Store]:
+    return closing(open_store(settings.serving.store, warehouse.data_folder / "serving"))
 
 
 def _write_pins(warehouse: Warehouse, settings: Settings, day: datetime.date, folder: Path) -> tuple[str, int]:
@@ -180,11 +183,12 @@ def forget_old_snapshots(connection: duckdb.DuckDBPyConnection, retention_days: 
 
 def delete_unnamed_snapshots(warehouse: Warehouse, settings: Settings) -> list[str]:
     """Delete the snapshots that no row names, published or not: of old days, and of runs that were killed."""
-    folders = {path.name: path for path in (warehouse.data_folder / FOLDER).glob("*")}
+    folders = {path.name: path for path in (warehouse.data_folder / PINS_FOLDER).glob("*")}
     # One that no row names may be about to get its row.
     recent = {name for name, path in folders.items() if path.stat().st_mtime > time.time() - UNNAMED_FOR_SECONDS}
     keep = named(warehouse, "serving.snapshot", "version") | recent
-    open_store(settings.serving.store, warehouse.data_folder / "serving").drop_snapshots(keep)
+    with _store(warehouse, settings) as store:
+        store.drop_snapshots(keep)
     dropped = sorted(folders.keys() - keep)
     for name in dropped:
         shutil.rmtree(folders[name])

@@ -23,6 +23,8 @@ from pinnersage_assets.serving.records import StoredUser
 from pinnersage_assets.serving.store import RecentActions, Store
 from pinnersage_assets.settings import Settings
 
+# Of what a user did since the batch, how much is looked at: of so much, what came before was long ago.
+_MOST_RECENT = 1_000
 # Lists of neighbours that were searched for and are kept; of a few hundred pins each.
 _LISTS_KEPT = 16_384
 _SECONDS_A_DAY = 86_400
@@ -123,7 +125,7 @@ class Recommender:
 
         Raises:
             MissingSnapshotError: the store does not have this day's users any more.
-            ConnectionError: the store cannot be reached.
+            StoreError: the store cannot be read.
         """
         retrieval = self.settings.retrieval
         budget = size or retrieval.budget
@@ -167,7 +169,7 @@ class Recommender:
 
         Raises:
             MissingSnapshotError: as `recommend`.
-            ConnectionError: as `recommend`.
+            StoreError: as `recommend`.
         """
         user, recent = self._read(user_id)
         found, _ = self._update(user, recent, now)
@@ -201,7 +203,7 @@ class Recommender:
         return [Candidate(*found, None) for found in zip(ids.tolist(), cosines[kept][:size].tolist(), strict=True)]
 
     def _read(self, user_id: int) -> tuple[StoredUser | None, RecentActions]:
-        return self._store.read_user(self.version, user_id), self._store.recent(user_id, self._end_of_day)
+        return self._store.read_user(self.version, user_id), self._store.recent(user_id, self._end_of_day, _MOST_RECENT)
 
     def _of_interest(self, recent: RecentActions) -> NDArray[np.int64]:
         """Which of the recent actions update clusters: the latest that mean interest, on pins that are known."""

@@ -20,7 +20,8 @@ from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, IndexFileError
 from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.serving.pin_files import PinFiles, PinFilesError, open_pin_files
 from pinnersage_assets.serving.recommender import Recommender
-from pinnersage_assets.serving.store import Store
+from pinnersage_assets.serving.records import CorruptRecordError
+from pinnersage_assets.serving.store import Store, StoreError
 from pinnersage_assets.settings import Settings
 
 # Where the folders of pins are, under the data directory.
@@ -71,7 +72,8 @@ def open_served_day(published: Path, data_folder: Path, settings: Settings, stor
     Raises:
         NothingToServeError: nothing has been published, or no snapshot; or the store has not what the row says.
         PinFilesError: files of the day are missing or damaged.
-        ConnectionError: the store cannot be reached.
+        StoreError: the store cannot be reached, or does not have the users.
+        CorruptRecordError: what it has cannot be read.
     """
     if not published.exists():
         raise NothingToServeError(f"{published} does not exist yet: run `make demo` or `make backfill` first")
@@ -162,7 +164,7 @@ class Follower:
             return
         try:
             opened = self._open()
-        except (NothingToServeError, PinFilesError, ConnectionError, LookupError, OSError, duckdb.Error) as error:
+        except (NothingToServeError, PinFilesError, StoreError, CorruptRecordError, OSError, duckdb.Error) as error:
             if str(error) != self._problem:
                 _log.error("%s", error)
             self._problem = str(error)

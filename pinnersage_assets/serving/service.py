@@ -28,7 +28,7 @@ from swagger_ui_bundle import swagger_ui_path
 from pinnersage_assets.serving import recommender
 from pinnersage_assets.serving.recommender import UnknownPinError
 from pinnersage_assets.serving.served_day import Follower, NothingToServeError, ServedDay
-from pinnersage_assets.serving.store import MissingSnapshotError
+from pinnersage_assets.serving.store import MissingSnapshotError, StoreError
 from pinnersage_assets.settings import ServingSettings
 
 API_KEY_HEADER = "X-API-Key"
@@ -188,8 +188,7 @@ def create_app(
 _STATUS = {
     UnknownPinError: 404,
     NothingToServeError: 503,
-    MissingSnapshotError: 503,
-    ConnectionError: 503,
+    StoreError: 503,
     Exception: 500,
 }
 

@@ -1,0 +1,249 @@
+"""One user's answer at one moment, held against the batch's own functions over all neighbours of everything."""
+
+import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.model.candidates import candidate_sets, shares
+from pinnersage_assets.model.online import StoredClusters, update_clusters
+from pinnersage_assets.model.pinnersage import draw_medoids
+from pinnersage_assets.serving.packing import EventColumns
+from pinnersage_assets.serving.pin_files import PinFiles
+from pinnersage_assets.serving.recommender import Recommender, UnknownPinError
+from pinnersage_assets.serving.records import StoredUser
+from pinnersage_assets.settings import Settings
+
+DAY = datetime.date(2026, 4, 10)
+MIDNIGHT = datetime.datetime(2026, 4, 11, tzinfo=datetime.UTC)
+NOON = MIDNIGHT + datetime.timedelta(hours=12)
+CORPUS, OTHERS, DIMENSIONS = 300, 40, 16
+UNKNOWN = 10**9
+
+
+class InMemory:
+    """What of a store is read."""
+
+    def __init__(self, users, events):
+        self.users, self.events = users, events
+
+    def read_user(self, version, user_id):
+        assert version == "v"
+        return self.users.get(user_id)
+
+    def recent(self, user_id, since, latest=None):
+        own = sorted(
+            (time, pin, action) for user, time, pin, action in self.events if user == user_id and time >= since
+        )
+        own = own[-latest:] if latest else own
+        times = np.array([time.replace(tzinfo=None) for time, _, _ in own], dtype="datetime64[us]")
+        pins = np.array([pin for _, pin, _ in own], dtype=np.int64)
+        return EventColumns(np.full(len(own), user_id), pins, [action for _, _, action in own], times)
+
+
+@pytest.fixture(scope="module")
+def pins():
+    """Ids 10, 20, ... of the corpus; odd ones of the others, of which every second repeats a pin of the corpus."""
+    chance = np.random.default_rng(7)
+    topics = chance.standard_normal((12, DIMENSIONS))
+    vectors = topics[chance.integers(12, size=CORPUS + OTHERS)] + 0.4 * chance.standard_normal(
+        (CORPUS + OTHERS, DIMENSIONS)
+    )
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    stands_for = np.concatenate([np.arange(CORPUS), np.where(np.arange(OTHERS) % 2, np.arange(OTHERS), -1)])
+    ids = np.concatenate([10 * np.arange(1, CORPUS + 1), 10 * np.arange(OTHERS) + 3])
+    return PinFiles(
+        ids,
+        stands_for.astype(np.int32),
+        vectors,
+        np.ones(CORPUS, dtype=bool),
+        np.empty(0, np.int64),
+        np.zeros(1, np.int64),
+        np.empty(0, np.int32),
+        np.empty(0, np.float32),
+        np.arange(CORPUS - 1, -1, -1, dtype=np.int32),
+    )
+
+
+def settings(**retrieval):
+    return Settings(retrieval={"budget": 30, "margin": 5, **retrieval}, seed=5)
+
+
+def stored(pins, rows, seen_rows=()):
+    clusters = StoredClusters(pins.ids[rows], np.arange(1, len(rows) + 1), 1.0 / np.arange(1, len(rows) + 1))
+    return StoredUser(clusters, np.sort(pins.ids[list(seen_rows)]).astype(np.int64))
+
+
+def recommender(pins, users=None, events=(), **retrieval):
+    index = ExactIndex(pins.ids[:CORPUS], pins.vectors[:CORPUS])
+    return Recommender(DAY, "v", settings(**retrieval), InMemory(users or {}, events), pins, index)
+
+
+def at(minutes, pin, action="click", user=1):
+    return (user, MIDNIGHT + datetime.timedelta(minutes=minutes), int(pin), action)
+
+
+def expected(pins, user, recent_rows, ages, seen_rows, **retrieval):
+    """The batch's functions, one after another, over whole lists."""
+    chosen = settings(**retrieval)
+    vectors_of = dict(zip(pins.ids.tolist(), pins.vectors, strict=True))
+    clusters = update_clusters(
+        user.clusters,
+        np.array([vectors_of[pin] for pin in user.clusters.medoid_pin_ids.tolist()], np.float32).reshape(
+            -1, DIMENSIONS
+        ),
+        pins.ids[recent_rows],
+        pins.vectors[recent_rows],
+        np.array(ages, dtype=float),
+        0.5,
+        chosen.clustering.alpha,
+        chosen.clustering.decay_per_day,
+    )
+    count = len(clusters.sizes)
+    places = draw_medoids(
+        np.full(count, 1), clusters.medoid_pin_ids, clusters.importances, 3, (chosen.seed, DAY.toordinal())
+    )
+    frame = pl.DataFrame(
+        {"user_id": 1, "medoid_pin_id": clusters.medoid_pin_ids, "importance": clusters.importances}
+    ).filter(pl.Series(places >= 0))
+    by_importance = chosen.retrieval.shares == "importance"
+    drawn = shares(frame, chosen.retrieval.budget, by_importance, chosen.retrieval.refill)
+    lists = []
+    for medoid in drawn["medoid_pin_id"]:
+        cosines = pins.vectors[:CORPUS] @ vectors_of[medoid]
+        order = np.argsort(-cosines, kind="stable")
+        lists.append((medoid, pins.ids[order].tolist(), cosines[order].tolist(), True))
+    neighbours = pl.DataFrame(
+        lists,
+        schema={
+            "medoid_pin_id": pl.Int64,
+            "pin_ids": pl.List(pl.Int64),
+            "cosines": pl.List(pl.Float32),
+            "whole": pl.Boolean,
+        },
+        orient="row",
+    )
+    seen = pl.DataFrame(
+        {"user_id": 1, "pin_id": pins.ids[list(seen_rows)]}, schema={"user_id": pl.Int32, "pin_id": pl.Int64}
+    )
+    found, _ = candidate_sets(drawn, neighbours, seen, chosen.retrieval.refill)
+    return found.sort("rank").select("pin_id", "medoid_pin_id").rows()
+
+
+@pytest.mark.parametrize(
+    "retrieval", [{}, {"refill": True}, {"shares": "importance"}, {"shares": "importance", "refill": True}]
+)
+def test_an_answer_is_what_the_batch_would_make_of_the_updated_clusters(pins, retrieval):
+    chance = np.random.default_rng(3)
+    for _ in range(20):
+        medoids = chance.choice(CORPUS, chance.integers(0, 8), replace=False)
+        before = chance.choice(CORPUS, 60, replace=False)
+        recent = chance.choice(CORPUS + OTHERS, chance.integers(1, 9))
+        user = stored(pins, medoids, before)
+        events = [at(10 * place, pins.ids[row]) for place, row in enumerate(recent)]
+        ages = [(720 - 10 * place) / 1440 for place in range(len(recent))]
+        lately = pins.corpus_rows[recent]
+        seen = np.union1d(before, lately[lately >= 0])
+        answer = recommender(pins, {1: user}, events, **retrieval).recommend(1, NOON)
+        assert answer.source == "clusters"
+        found = [(candidate.pin_id, candidate.medoid_pin_id) for candidate in answer.candidates]
+        assert found == expected(pins, user, recent, ages, seen, **retrieval)
+
+
+def test_scores_are_the_cosines_to_the_medoid_that_brings_a_pin(pins):
+    answer = recommender(pins, {1: stored(pins, [1, 50, 99])}).recommend(1, NOON)
+    vectors = dict(zip(pins.ids.tolist(), pins.vectors, strict=True))
+    for candidate in answer.candidates:
+        assert candidate.score == pytest.approx(
+            float(vectors[candidate.pin_id] @ vectors[candidate.medoid_pin_id]), abs=1e-6
+        )
+    assert [c.score for c in answer.candidates] == sorted((c.score for c in answer.candidates), reverse=True)
+    assert {candidate.medoid_pin_id for candidate in answer.candidates} <= {
+        query.medoid_pin_id for query in answer.queries
+    }
+
+
+def test_somebody_who_saw_nearly_everything_gets_what_is_left(pins):
+    user = stored(pins, [1, 50], range(5, CORPUS))
+    found = {candidate.pin_id for candidate in recommender(pins, {1: user}, refill=True).recommend(1, NOON).candidates}
+    assert found == set(pins.ids[:5].tolist())
+
+
+def test_an_unknown_user_gets_popular_pins_that_say_so(pins):
+    asked = recommender(pins, events=[at(1, pins.ids[CORPUS - 1], "hide")])
+    answer = asked.recommend(1, NOON, 3)
+    assert answer.source == "popular"
+    assert [candidate.pin_id for candidate in answer.candidates] == pins.ids[
+        [CORPUS - 2, CORPUS - 3, CORPUS - 4]
+    ].tolist()
+    assert {candidate.medoid_pin_id for candidate in answer.candidates} == {None}
+
+
+def test_only_actions_of_interest_make_clusters_but_no_action_comes_back(pins):
+    hidden, clicked = int(pins.ids[7]), int(pins.ids[8])
+    asked = recommender(pins, events=[at(1, hidden, "hide"), at(2, clicked)])
+    [interest] = asked.interests(1, NOON)
+    assert (interest.medoid_pin_id, interest.recent_pin_ids, interest.is_new) == (clicked, [clicked], True)
+    found = {candidate.pin_id for candidate in asked.recommend(1, NOON, 299).candidates}
+    assert found.isdisjoint({hidden, clicked})
+
+
+def test_the_latest_twenty_actions_count(pins):
+    events = [at(place, pins.ids[place]) for place in range(25)]
+    interests = recommender(pins, events=events).interests(1, NOON)
+    taken = sorted(pin for interest in interests for pin in interest.recent_pin_ids)
+    assert taken == sorted(pins.ids[5:25].tolist())
+    assert sum(interest.actions for interest in interests) == 20
+
+
+def test_what_was_done_before_the_batch_is_in_the_batch(pins):
+    events = [(1, MIDNIGHT - datetime.timedelta(microseconds=1), int(pins.ids[0]), "click")]
+    assert recommender(pins, events=events).interests(1, NOON) == []
+
+
+def test_pins_that_are_not_known_yet_are_named(pins):
+    answer = recommender(pins, {1: stored(pins, [1])}, [at(1, UNKNOWN), at(2, pins.ids[4]), at(3, UNKNOWN)]).recommend(
+        1, NOON
+    )
+    assert answer.unknown_pin_ids == [UNKNOWN]
+
+
+def test_importance_fades_until_the_request(pins):
+    asked = recommender(pins, {1: stored(pins, [1, 200])})
+    now, later = (asked.interests(1, moment) for moment in (MIDNIGHT, MIDNIGHT + datetime.timedelta(days=10)))
+    assert [interest.importance for interest in later] == pytest.approx([i.importance * np.exp(-0.1) for i in now])
+    assert sum(interest.share for interest in later) == pytest.approx(1)
+
+
+def test_a_clock_that_is_behind_makes_nobody_older_than_now(pins):
+    asked = recommender(pins, {1: stored(pins, [1])}, [at(60, pins.ids[2])])
+    assert asked.recommend(1, MIDNIGHT - datetime.timedelta(hours=1)).candidates
+
+
+def test_lists_are_at_hand_the_second_time(pins):
+    asked = recommender(pins, {1: stored(pins, [1, 50, 99])})
+    assert [query.is_cached for query in asked.recommend(1, NOON).queries] == [False] * 3
+    assert [query.is_cached for query in asked.recommend(1, NOON).queries] == [True] * 3
+    assert len(asked.recommend(1, NOON, 200).candidates) > 150
+
+
+def test_only_what_may_be_recommended_is(pins):
+    from dataclasses import replace
+
+    allowed = np.arange(CORPUS) % 3 == 0
+    some = replace(pins, recommendable=allowed)
+    answer = recommender(some, {1: stored(pins, [1, 50])}, refill=True).recommend(1, NOON, 60)
+    assert len(answer.candidates) == 60
+    assert all(allowed[candidate.pin_id // 10 - 1] for candidate in answer.candidates)
+
+
+def test_pins_like_a_pin_are_its_nearest_without_itself_and_its_repeats(pins):
+    asked = recommender(pins)
+    for row in (3, CORPUS + 2, CORPUS + 5):
+        cosines = pins.vectors[:CORPUS] @ pins.vectors[row]
+        order = [place for place in np.argsort(-cosines, kind="stable") if place != pins.corpus_rows[row]][:12]
+        assert [candidate.pin_id for candidate in asked.like(int(pins.ids[row]), 12)] == pins.ids[order].tolist()
+    with pytest.raises(UnknownPinError, match=f"pin {UNKNOWN} is not known on {DAY}"):
+        asked.like(UNKNOWN, 3)
