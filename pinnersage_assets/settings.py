@@ -304,9 +304,7 @@ class ServingSettings(Section):
     )
     port: int = Field(8080, ge=0, le=65535, description="Port that the service listens on.")
     largest_answer: int = Field(1000, ge=1, description="Pins that one request may ask for, at most.")
-    requests_per_minute: int = Field(
-        60_000, ge=1, description="Requests that one client (by key, or else by address) may make in a minute."
-    )
+    requests_per_minute: int = Field(60_000, ge=1, description="Requests that one address may make in a minute.")
     grace_minutes: float = Field(
         5, ge=0, description="After midnight, how long events of the day before are waited for until they land."
     )

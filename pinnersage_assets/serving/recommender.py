@@ -55,11 +55,13 @@ class Interest:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recommended pin: how near it is to which medoid."""
+    """A recommended pin, and why it is there."""
 
     pin_id: int
-    score: float
+    score: float | None
+    """Cosine to the medoid, or to the pin that was asked for; null of popular pins."""
     medoid_pin_id: int | None
+    """Of the medoids that bring the pin, the one that it is nearest to; null where none does."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class Recommender:
     def _popular(self, seen: NDArray[np.int64], size: int) -> list[Candidate]:
         rows = self._pins.popular_rows
         rows = rows[~np.isin(rows, seen)][:size]
-        return [Candidate(pin_id, 0.0, None) for pin_id in self._pins.ids[rows].tolist()]
+        return [Candidate(pin_id, None, None) for pin_id in self._pins.ids[rows].tolist()]
 
     def _candidates(
         self, medoid_ids: NDArray[np.int64], shares: NDArray[np.int64], seen: NDArray[np.int64]

@@ -130,7 +130,7 @@ class Follower:
     def __init__(self, published: Path, data_folder: Path, settings: Settings, store: Store) -> None:
         """Open what there is; afterwards `start` looks for more."""
         self._published, self._open = published, lambda: open_served_day(published, data_folder, settings, store)
-        self._seen: tuple | None = None
+        self._seen: object = self  # nothing that a file could be
         self._current: ServedDay | None = None
         self._problem: str | None = None
         self._stop = threading.Event()

@@ -6,16 +6,19 @@ of `recommender`.
 
 import datetime
 import logging
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -34,8 +37,8 @@ from pinnersage_assets.settings import ServingSettings
 API_KEY_HEADER = "X-API-Key"
 # Requests in work and waiting; more would only wait longer than anybody does.
 _AT_ONCE = 256
-# What a load balancer may ask for without a key, and as often as it likes.
-_OPEN = {"/health"}
+# What needs no key, and may be asked for as often as one likes: it says nothing of users or pins.
+_OPEN = re.compile(r"/health|/docs|/docs/files/.*|/openapi\.json")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
 
 _log = logging.getLogger(__name__)
@@ -120,6 +123,8 @@ def create_app(
         description="Recommendations from the clusters of the last batch, updated by what users did since.",
         docs_url=None,
         redoc_url=None,
+        # Checked by the guard; here it is what makes the page ask for it.
+        dependencies=[Security(APIKeyHeader(name=API_KEY_HEADER, auto_error=False))] if api_key else [],
     )
     # The newest that the bundled page can show.
     app.openapi_version = "3.0.3"
@@ -129,7 +134,7 @@ def create_app(
         Query(ge=1, le=settings.largest_answer, description="How many; as in the batch if not said."),
     ]
 
-    @app.get("/users/{user_id}/recommendations", response_model=RecommendationsAnswer)
+    @app.get("/users/{user_id}/recommendations", summary="What to show a user now", **_answers(RecommendationsAnswer))
     def recommendations(user_id: _Id, size: size = None, details: _Details = False) -> Response:
         """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``."""
         day, found = _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size))
@@ -137,21 +142,27 @@ def create_app(
         pins = [candidate.pin_id for candidate in found.candidates] + [query.medoid_pin_id for query in found.queries]
         return _json(RecommendationsAnswer(user_id, day.day, **vars(found), details=_details(day, pins, details)))
 
-    @app.get("/users/{user_id}/interests", response_model=InterestsAnswer)
+    @app.get("/users/{user_id}/interests", summary="What a user is interested in now", **_answers(InterestsAnswer))
     def interests(user_id: _Id, details: _Details = False) -> Response:
         """The clusters of a user now, the most important first; none where nothing is known of it."""
         day, found = _asked(follower, lambda day: day.recommender.interests(user_id, now()))
         pins = [interest.medoid_pin_id for interest in found]
         return _json(InterestsAnswer(user_id, day.day, found, _details(day, pins, details)))
 
-    @app.get("/pins/{pin_id}/like", response_model=LikeAnswer, responses={404: {"description": "Unknown pin"}})
+    @app.get("/pins/{pin_id}/like", summary="Pins like a pin", **_answers(LikeAnswer, {404: "The pin is not known."}))
     def like(pin_id: _Id, size: size = 20, details: _Details = False) -> Response:
         """The pins nearest to a pin that may be recommended, without what repeats it."""
         day, found = _asked(follower, lambda day: day.recommender.like(pin_id, size))
         pins = [candidate.pin_id for candidate in found]
         return _json(LikeAnswer(pin_id, day.day, found, _details(day, pins, details)))
 
-    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
+    @app.get(
+        "/health",
+        summary="What is served",
+        tags=["operation"],
+        response_model=Health,
+        responses={503: {"model": Health}},
+    )
     def health() -> Response:
         """What is served, and whether it is the newest."""
         try:
@@ -162,9 +173,9 @@ def create_app(
         served = day.day, day.version, day.users, day.clusters, day.pins
         return _json(Health(status, follower.problem, *served))
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", summary="Counts and times", tags=["operation"], response_class=PlainTextResponse)
     def prometheus() -> Response:
-        """Counts and times for Prometheus."""
+        """Counts and times, as Prometheus reads them."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)
@@ -183,6 +194,20 @@ def create_app(
         app.add_exception_handler(error, _explained(status))
     app.add_middleware(_Guard, settings=settings, api_key=api_key, metrics=metrics)
     return app
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why there is no answer."""
+
+    detail: str
+
+
+def _answers(model: type, others: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
+    """How an answer is described on the page, and what else may come."""
+    usual = {429: "Too many requests in a minute.", 503: "There is nothing to answer from, or the store is away."}
+    responses = {status: {"model": Refusal, "description": why} for status, why in {**others, **usual}.items()}
+    return {"response_model": model, "responses": responses, "tags": ["answers"]}
 
 
 _STATUS = {
@@ -293,7 +318,7 @@ class _Guard:
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        if scope["path"] in _OPEN:
+        if _OPEN.fullmatch(scope["path"]):
             return None
         headers = dict(scope["headers"])
         given = headers.get(API_KEY_HEADER.lower().encode(), b"")
@@ -301,8 +326,8 @@ class _Guard:
             return _refused(401, f"the header {API_KEY_HEADER} must have the service's key")
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
             return _refused(413, "requests have no body here")
-        client = given.decode("latin-1") if self._api_key is not None else (scope.get("client") or ("",))[0]
-        if not self._limiter.hit(self._limit, client):
+        address, _ = scope.get("client") or ("", 0)
+        if not self._limiter.hit(self._limit, address):
             per_minute = self._limit.amount
             return _refused(
                 429, f"more than {per_minute} requests in a minute (setting serving.requests_per_minute)", 60

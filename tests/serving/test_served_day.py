@@ -1,0 +1,133 @@
+"""Which day is served, and how the next one takes over."""
+
+import datetime
+import logging
+
+import numpy as np
+import pytest
+from served_data import DAY, USERS, pin_id, publish_day
+
+from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.serving.events import Event
+from pinnersage_assets.serving.served_day import PINS_FOLDER, Follower, NothingToServeError, open_served_day
+from pinnersage_assets.serving.store import open_store
+from pinnersage_assets.settings import Settings
+
+NEXT = DAY + datetime.timedelta(days=1)
+NOW = datetime.datetime(2026, 4, 12, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def published(tmp_path):
+    return tmp_path / "published" / "pinnersage.duckdb"
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store("lmdb", tmp_path / "serving")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def follower(tmp_path, published, store):
+    publish_day(tmp_path)
+    return Follower(published, tmp_path, Settings(), store)
+
+
+@pytest.mark.parametrize("method", ["exact", "hnsw"])
+def test_the_day_that_is_published_is_opened(tmp_path, published, store, method):
+    version = publish_day(tmp_path, method=method)
+    day = open_served_day(published, tmp_path, Settings(), store)
+    assert (day.day, day.version, day.users, day.clusters) == (DAY, version, len(USERS), 4)
+    assert day.recommender.settings.retrieval.budget == 12
+    assert len(day.recommender.recommend(1, NOW).candidates) == 12
+    assert day.details([pin_id(3), 7]) == {pin_id(3): (f"Pin {pin_id(3)}", None)}
+
+
+def test_without_its_index_file_a_day_is_searched_exactly(tmp_path, published, store, caplog):
+    publish_day(tmp_path, method="hnsw")
+    [file] = (tmp_path / "index").glob("*/*")
+    file.unlink()
+    day = open_served_day(published, tmp_path, Settings(), store)
+    assert isinstance(day.recommender._index, ExactIndex)
+    assert f"{file.name} is missing; the corpus of {DAY} is searched exactly" in caplog.text
+
+
+def test_nothing_published_says_what_to_do(tmp_path, published, store):
+    follower = Follower(published, tmp_path, Settings(), store)
+    with pytest.raises(NothingToServeError, match=r"pinnersage.duckdb does not exist yet: run `make demo`"):
+        _ = follower.current
+    publish_day(tmp_path)
+    follower.look()
+    assert follower.current.day == DAY
+    assert follower.problem is None
+
+
+def test_a_store_that_holds_something_else_is_not_served(tmp_path, published, store):
+    version = publish_day(tmp_path)
+    rows = [(user, record) for user in (1, 2) if (record := store.read_user(version, user))]
+    store.write_snapshot(version, rows)
+    with pytest.raises(
+        NothingToServeError, match=r"the store holds .*users=2.* materialise serving.snapshot of 2026-04-10"
+    ):
+        open_served_day(published, tmp_path, Settings(), store)
+
+
+def test_the_next_day_takes_over_with_what_users_did_since_its_end(tmp_path, store, follower):
+    of_the_day = datetime.datetime(2026, 4, 11, 12, tzinfo=datetime.UTC)
+    after_it = datetime.datetime(2026, 4, 12, 0, 30, tzinfo=datetime.UTC)
+    events = [Event("a", 2, pin_id(60), "click", of_the_day), Event("b", 2, pin_id(90), "click", after_it)]
+    store.commit(events, None)
+    before = follower.current
+    recent = {pin for interest in before.recommender.interests(2, NOW) for pin in interest.recent_pin_ids}
+    assert recent == {pin_id(60), pin_id(90)}
+    version = publish_day(tmp_path, NEXT, suffix="b")
+    follower.look()
+    assert follower.current.version == version
+    recent = {pin for interest in follower.current.recommender.interests(2, NOW) for pin in interest.recent_pin_ids}
+    assert recent == {pin_id(90)}
+    # Who asked the old day still gets its answer.
+    assert before.recommender.recommend(1, NOW).candidates
+    assert before.details([pin_id(0)])
+
+
+def test_a_day_materialised_again_takes_over_too(tmp_path, follower):
+    version = publish_day(tmp_path, users={1: [7]}, suffix="again")
+    follower.look()
+    assert (follower.current.version, follower.current.clusters) == (version, 1)
+
+
+def test_a_day_that_cannot_be_opened_leaves_the_old_one_and_says_why(tmp_path, follower, caplog):
+    caplog.set_level(logging.INFO)
+    version = publish_day(tmp_path, NEXT, suffix="b")
+    vectors = tmp_path / PINS_FOLDER / version / "vectors.npy"
+    whole = vectors.read_bytes()
+    vectors.write_bytes(whole[:-4])
+    for _ in range(3):
+        follower.look()
+    assert follower.current.day == DAY
+    assert "is damaged" in follower.problem
+    assert caplog.text.count("is damaged") == 1
+    vectors.write_bytes(whole)
+    follower.look()
+    assert (follower.current.day, follower.problem) == (NEXT, None)
+
+
+def test_the_same_copy_is_opened_once(follower, monkeypatch):
+    monkeypatch.setattr(follower, "_open", lambda: pytest.fail("opened again"))
+    follower.look()
+
+
+def test_following_needs_nobody_to_ask(tmp_path, follower):
+    follower.start()
+    try:
+        version = publish_day(tmp_path, NEXT, suffix="b")
+        deadline = datetime.datetime.now() + datetime.timedelta(seconds=20)
+        while follower.current.version != version:
+            assert datetime.datetime.now() < deadline
+    finally:
+        follower.stop()
+    assert np.isfinite(
+        [candidate.score for candidate in follower.current.recommender.recommend(1, NOW).candidates]
+    ).all()
