@@ -28,6 +28,7 @@ START = SIMULATED_START_DATE
 # What a run may change without changing a result.
 NOT_A_RESULT = {
     "retrieval.hnsw_index": ("build_seconds",),
+    "serving.snapshot": ("version",),
     "evaluation.index_cost": ("seconds",),
     "operations.publications": ("run_id", "seconds", "bytes"),
     "operations.partitions": ("run_id", "written_at"),
