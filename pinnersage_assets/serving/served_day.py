@@ -130,6 +130,8 @@ class Follower:
     def __init__(self, published: Path, data_folder: Path, settings: Settings, store: Store) -> None:
         """Open what there is; afterwards `start` looks for more."""
         self._published, self._open = published, lambda: open_served_day(published, data_folder, settings, store)
+        self.is_embedded = store.name == "lmdb"
+        """Whether the store is files of this machine, which answer at once."""
         self._seen: object = self  # nothing that a file could be
         self._current: ServedDay | None = None
         self._problem: str | None = None

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader
@@ -135,26 +136,26 @@ def create_app(
     ]
 
     @app.get("/users/{user_id}/recommendations", summary="What to show a user now", **_answers(RecommendationsAnswer))
-    def recommendations(user_id: _Id, size: size = None, details: _Details = False) -> Response:
+    async def recommendations(user_id: _Id, size: size = None, details: _Details = False) -> Response:
         """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``."""
-        day, found = _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size))
+        day, found = await _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size))
         metrics.count(found)
         pins = [candidate.pin_id for candidate in found.candidates] + [query.medoid_pin_id for query in found.queries]
-        return _json(RecommendationsAnswer(user_id, day.day, **vars(found), details=_details(day, pins, details)))
+        return _json(RecommendationsAnswer(user_id, day.day, **vars(found), details=await _details(day, pins, details)))
 
     @app.get("/users/{user_id}/interests", summary="What a user is interested in now", **_answers(InterestsAnswer))
-    def interests(user_id: _Id, details: _Details = False) -> Response:
+    async def interests(user_id: _Id, details: _Details = False) -> Response:
         """The clusters of a user now, the most important first; none where nothing is known of it."""
-        day, found = _asked(follower, lambda day: day.recommender.interests(user_id, now()))
+        day, found = await _asked(follower, lambda day: day.recommender.interests(user_id, now()))
         pins = [interest.medoid_pin_id for interest in found]
-        return _json(InterestsAnswer(user_id, day.day, found, _details(day, pins, details)))
+        return _json(InterestsAnswer(user_id, day.day, found, await _details(day, pins, details)))
 
     @app.get("/pins/{pin_id}/like", summary="Pins like a pin", **_answers(LikeAnswer, {404: "The pin is not known."}))
-    def like(pin_id: _Id, size: size = 20, details: _Details = False) -> Response:
+    async def like(pin_id: _Id, size: size = 20, details: _Details = False) -> Response:
         """The pins nearest to a pin that may be recommended, without what repeats it."""
-        day, found = _asked(follower, lambda day: day.recommender.like(pin_id, size))
+        day, found = await _asked(follower, lambda day: day.recommender.like(pin_id, size))
         pins = [candidate.pin_id for candidate in found]
-        return _json(LikeAnswer(pin_id, day.day, found, _details(day, pins, details)))
+        return _json(LikeAnswer(pin_id, day.day, found, await _details(day, pins, details)))
 
     @app.get(
         "/health",
@@ -228,22 +229,29 @@ def _explained(status: int) -> Callable[[Request, Exception], JSONResponse]:
     return handler
 
 
-def _asked(follower: Follower, question: Callable[[ServedDay], Any]) -> tuple[ServedDay, Any]:
+async def _asked(follower: Follower, question: Callable[[ServedDay], Any]) -> tuple[ServedDay, Any]:
     """A day, and what it answers; the next day, if the first one's users were dropped while it was asked."""
-    day = follower.current
-    try:
-        return day, question(day)
-    except MissingSnapshotError:
-        follower.look()
-        if follower.current is day:
-            raise
-        return follower.current, question(follower.current)
+
+    def ask() -> tuple[ServedDay, Any]:
+        day = follower.current
+        try:
+            return day, question(day)
+        except MissingSnapshotError:
+            follower.look()
+            if follower.current is day:
+                raise
+            return follower.current, question(follower.current)
+
+    # An answer is a millisecond of work: threads that share one interpreter would only wait for each other. Not so
+    # where it waits for a server.
+    return ask() if follower.is_embedded else await run_in_threadpool(ask)
 
 
-def _details(day: ServedDay, pin_ids: list[int], wanted: bool) -> Mapping[int, PinDetails] | None:
+async def _details(day: ServedDay, pin_ids: list[int], wanted: bool) -> Mapping[int, PinDetails] | None:
     if not wanted:
         return None
-    return {pin_id: PinDetails(*found) for pin_id, found in day.details(pin_ids).items()}
+    found = await run_in_threadpool(day.details, pin_ids)
+    return {pin_id: PinDetails(*details) for pin_id, details in found.items()}
 
 
 def _json(answer: Any, status: int = 200) -> Response:
