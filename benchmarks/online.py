@@ -53,7 +53,8 @@ def main(number_of_users: int = USERS) -> None:
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         build(data, number_of_users)
-        with closing(open_store("lmdb", data / "serving")) as s: print(s.commit(_events(number_of_users), None))
+        with closing(open_store("lmdb", data / "serving")) as s:
+            print(s.commit(_events(number_of_users), None))
         answer(data, number_of_users)
 
 

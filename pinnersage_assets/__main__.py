@@ -1,7 +1,11 @@
 """The command line: ``python -m pinnersage_assets COMMAND``. The Makefile calls it."""
 
 import datetime
+import logging
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -69,6 +73,39 @@ def serve(consume: bool) -> None:
         raise click.ClickException(f"a package is missing ({error}): pip install -e '.[serve]'") from error
     warehouse = build_resources(ENVIRONMENT, SETTINGS)["warehouse"]
     server.serve(Path(warehouse.published), ENVIRONMENT.data_dir, SETTINGS, consume)
+
+
+@main.command()
+@click.option("--parent", type=int, help="End when this process, which started us, has ended.")
+def consume(parent: int | None) -> None:
+    """Take events into the serving store, and land days that are over, until told to stop."""
+    from pinnersage_assets.serving.consumer import consuming
+    from pinnersage_assets.serving.store import StoreError
+    from pinnersage_assets.settings import load_settings, read_environment
+
+    environment = read_environment()
+    settings = load_settings(environment.data_dir / "settings.toml").serving
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
+    try:
+        with consuming(environment, settings) as consumer:
+            place = environment.data_dir / "serving"
+            logging.info("events from %s in %s", settings.stream, place)
+            consumer.run(stop)
+            logging.info("ended: %s", consumer.counts)
+    except (StoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _end_with(parent: int, stop: threading.Event) -> None:
+    # Who loses its parent gets another one.
+    while os.getppid() == parent and not stop.wait(0.5):
+        pass
+    stop.set()
 
 
 @main.command()

@@ -32,3 +32,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden files of `written_atomically` in a folder whose processes were killed."""
+    for hidden in folder.glob(".*.tmp"):
+        process = hidden.name.split(".")[-2]
+        if process.isdecimal() and not _is_running(int(process)):
+            hidden.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -60,7 +60,7 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
                 timeout_graceful_shutdown=int(_SECONDS_TO_END),
             )
         )
-        consumer = _Supervised([sys.executable, "-m", "pinnersage_assets", "consume"]) if consume else None
+        consumer = _Supervised(_consumer()) if consume else None
         follower.start()
         try:
             print(f"http://{serving.host}:{serving.port}/docs", flush=True)
@@ -86,6 +86,10 @@ def check_address(host: str, api_key: str | None) -> None:
             f"serving.host is {host}, which is not this machine alone: set PINNERSAGE_API_KEY to a key that requests "
             "must bring along in the header X-API-Key"
         )
+
+
+def _consumer() -> list[str]:
+    return [sys.executable, "-m", "pinnersage_assets", "consume", "--parent", str(os.getpid())]
 
 
 class _Supervised:
