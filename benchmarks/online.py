@@ -11,15 +11,19 @@ The peers are what one would do instead: cluster a user anew at each request, an
 """
 
 import asyncio
+import contextlib
 import datetime
 import json
 import multiprocessing
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -31,9 +35,11 @@ from pinnersage_assets.lineage import retrieval, serving, users
 from pinnersage_assets.model.online import StoredClusters, update_clusters
 from pinnersage_assets.model.ward import ward
 from pinnersage_assets.resources import build_resources
-from pinnersage_assets.serving.events import Event
+from pinnersage_assets.serving.consumer import Consumer
+from pinnersage_assets.serving.events import Event, to_json
 from pinnersage_assets.serving.server import serve
 from pinnersage_assets.serving.store import open_store
+from pinnersage_assets.serving.stream import open_stream
 from pinnersage_assets.settings import Environment, Settings
 from pinnersage_assets.warehouse.partitions import replace_partitions
 from pinnersage_assets.warehouse.tables import all_tables
@@ -53,8 +59,7 @@ def main(number_of_users: int = USERS) -> None:
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         build(data, number_of_users)
-        with closing(open_store("lmdb", data / "serving")) as s:
-            print(s.commit(_events(number_of_users), None))
+        consume(data, number_of_users)
         answer(data, number_of_users)
 
 
@@ -141,8 +146,8 @@ def build(data: Path, number_of_users: int) -> None:
     os.link(warehouse.database, published)
     [row] = warehouse.read("SELECT users, clusters, pins FROM serving.snapshot").to_dicts()
     print(
-        f"{row['users']:,} users with {row['clusters']:,} clusters, {row['pins']:,} pins: users, index, medoid cache and "
-        f"snapshot made in {time.perf_counter() - started:.0f} s"
+        f"{row['users']:,} users with {row['clusters']:,} clusters, {row['pins']:,} pins: users, index, medoid cache "
+        f"and snapshot made in {time.perf_counter() - started:.0f} s"
     )
 
 
@@ -164,6 +169,59 @@ def _events(number_of_users: int) -> list[Event]:
     ]
 
 
+# --- Events
+
+
+def consume(data: Path, number_of_users: int) -> None:
+    """Events per second from the stream into the store; the peer commits each by itself, as durably."""
+    events = _events(number_of_users)
+    lines = [to_json(event) for event in events]
+    speeds = {}
+    with contextlib.ExitStack() as servers:
+        addresses = ["lmdb"]
+        if shutil.which("redis-server"):
+            addresses.append(servers.enter_context(_redis_server(data)))
+        for address in addresses:
+            speeds |= _speeds(data, address, events, lines)
+    for name, speed in speeds.items():
+        print(f"events, {name:25} {speed:10,.0f} a second   x {speed / speeds['files to lmdb']:.2f}")
+
+
+def _speeds(data: Path, address: str, events: list[Event], lines: list[bytes]) -> dict[str, float]:
+    speeds = {}
+    name = address.partition(":")[0]
+    stream_name = "files" if name == "lmdb" else "redis"
+    settings = SETTINGS.serving.model_copy(update={"store": address, "stream": stream_name})
+    with closing(open_store(address, data / "serving")) as store:
+        stream = open_stream(settings, store, data / "serving")
+        consumer = Consumer(store, stream, data, settings, now=lambda: MIDNIGHT + datetime.timedelta(hours=9))
+        consumer.resume()
+        stream.send(lines)
+        started = time.perf_counter()
+        while consumer.counts.new < len(events):
+            consumer.step(1.0)
+        speeds[f"{stream_name} to {name}"] = len(events) / (time.perf_counter() - started)
+        more = [event._replace(event_id=f"single-{event.event_id}") for event in events[:200]]
+        started = time.perf_counter()
+        for event in more:
+            store.commit([event], None)
+        speeds[f"{name}, each by itself"] = len(more) / (time.perf_counter() - started)
+    return speeds
+
+
+@contextlib.contextmanager
+def _redis_server(folder: Path) -> Iterator[str]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            _wait(lambda: socket.create_connection(("127.0.0.1", port)).close())
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+
+
 # --- Requests
 
 
@@ -178,7 +236,7 @@ def answer(data: Path, number_of_users: int) -> None:
     process = spawn.Process(target=_serve, args=(data, settings.model_dump_json()))
     process.start()
     try:
-        _wait_for(port)
+        _wait(lambda: _is_ready(port))
         seconds = SECONDS if number_of_users == USERS else 1
         for rate in (None, RATE):
             before, here = _counts(port), spawn.SimpleQueue()
@@ -207,13 +265,17 @@ def _serve(data: Path, settings: str) -> None:
     serve(published, data, Settings.model_validate_json(settings), consume=False)
 
 
-def _wait_for(port: int) -> None:
+def _is_ready(port: int) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as response:
+        assert json.load(response)["status"] == "ok"
+
+
+def _wait(ready: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as response:
-                assert json.load(response)["status"] == "ok"
-                return
+            ready()
+            return
         except OSError:
             if time.monotonic() > deadline:
                 raise

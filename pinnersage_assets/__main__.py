@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DATE = click.DateTime(formats=["%Y-%m-%d"])
 
 
@@ -71,6 +72,7 @@ def serve(consume: bool) -> None:
         from pinnersage_assets.serving import server
     except ImportError as error:
         raise click.ClickException(f"a package is missing ({error}): pip install -e '.[serve]'") from error
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     warehouse = build_resources(ENVIRONMENT, SETTINGS)["warehouse"]
     server.serve(Path(warehouse.published), ENVIRONMENT.data_dir, SETTINGS, consume)
 
@@ -85,7 +87,7 @@ def consume(parent: int | None) -> None:
 
     environment = read_environment()
     settings = load_settings(environment.data_dir / "settings.toml").serving
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

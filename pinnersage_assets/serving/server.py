@@ -63,8 +63,10 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
         consumer = _Supervised(_consumer()) if consume else None
         follower.start()
         try:
-            print(f"http://{serving.host}:{serving.port}/docs", flush=True)
-            server.run()
+            with closing(server.config.bind_socket()) as listening:
+                # The port that 0 stands for is known now.
+                print(f"http://{serving.host}:{listening.getsockname()[1]}/docs", flush=True)
+                server.run([listening])
         finally:
             follower.stop()
             if consumer:
