@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -41,6 +42,9 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
     Raises:
         ValueError: the service would listen beyond this machine without a key.
     """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server raises again, when it has ended, what ended it; the consumer has to end after that.
+        signal.signal(number, lambda *_: sys.exit(0))
     serving = settings.serving
     api_key = os.environ.get("PINNERSAGE_API_KEY") or None
     check_address(serving.host, api_key)
@@ -64,7 +68,8 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
         follower.start()
         try:
             with closing(server.config.bind_socket()) as listening:
-                # The port that 0 stands for is known now.
+                # Who reads this may ask at once, and the port that 0 stands for is known.
+                listening.listen()
                 print(f"http://{serving.host}:{listening.getsockname()[1]}/docs", flush=True)
                 server.run([listening])
         finally:
