@@ -29,21 +29,32 @@ CORPUS_VECTORS = """
     WHERE c.dt = $day ORDER BY c.pin_id
 """
 
-# Corpus pins that a user acted on inside the window, in whatever way (a hidden pin must not come back), or
-# near-duplicates of such pins: never recommended.
-SEEN_CORPUS_PINS = """
+_ACTED_ON_CORPUS_PINS = """
     WITH grouped AS (
         SELECT p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
         FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id AND d.dt <= $day
         WHERE p.dt <= $day
     )
-    SELECT DISTINCT a.user_id, c.pin_id
+    SELECT {columns}
     FROM staging.actions AS a
     JOIN grouped AS acted ON a.pin_id = acted.pin_id
     JOIN grouped AS same ON acted.pin_group = same.pin_group
     JOIN corpus.pins AS c ON same.pin_id = c.pin_id AND c.dt = $day
-    WHERE a.dt BETWEEN $first AND $day
+    WHERE a.dt {days}
 """
+
+# Corpus pins that a user acted on inside the window, in whatever way (a hidden pin must not come back), or
+# near-duplicates of such pins: never recommended.
+SEEN_CORPUS_PINS = _ACTED_ON_CORPUS_PINS.format(columns="DISTINCT a.user_id, c.pin_id", days="BETWEEN $first AND $day")
+
+# Days from the end of $day to an action after it.
+DAYS_SINCE = "epoch({ts} - ($day + INTERVAL 1 DAY)) / 86400"
+
+# The same of the days after $day up to $today, and when first.
+SEEN_SINCE = _ACTED_ON_CORPUS_PINS.format(
+    columns=f"a.user_id, c.pin_id, min({DAYS_SINCE.format(ts='a.ts')}) AS days_since",
+    days="> $day AND a.dt <= $today GROUP BY a.user_id, c.pin_id",
+)
 
 
 def pin_vectors(

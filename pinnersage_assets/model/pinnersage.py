@@ -111,6 +111,7 @@ def draw_medoids(
     importances: NDArray[np.float64],
     size: int,
     keys: tuple[int, ...],
+    owners: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int32]:
     """The medoids to query (paper, section 4): drawn without replacement, in proportion to importance.
 
@@ -120,9 +121,11 @@ def draw_medoids(
         importances: (K,) their importance.
         size: e, how many to draw of each user.
         keys: what the draw belongs to: seed, day, ...
+        owners: (K,) ascending, of what the draw is, where that is not the user: the same user at several moments. All
+            of them draw by the user's numbers, so that what has not changed is drawn again.
 
     Returns:
         (K,) int32: 0 for the first drawn of a user, 1 for the second, ..., -1 for those not drawn.
     """
     uniforms = keyed_uniform("medoid", *keys, user_ids, medoid_pin_ids)
-    return sample_by_importance(importances, user_ids, size, uniforms)
+    return sample_by_importance(importances, user_ids if owners is None else owners, size, uniforms)

@@ -84,6 +84,14 @@ class SetCounts:
         """All zero."""
         return cls(*(np.zeros((sets, users), dtype=np.int32) for _ in range(3)))
 
+    def together(self, offsets: NDArray[np.int64]) -> "SetCounts":
+        """Count as one user those from each offset up to the next: targets are added up, sizes averaged and rounded."""
+        relevant, recalled, set_size = (
+            np.add.reduceat(counts, offsets[:-1], axis=1, dtype=np.int32)
+            for counts in (self.relevant, self.recalled, self.set_size)
+        )
+        return SetCounts(relevant, recalled, np.rint(set_size / np.diff(offsets)).astype(np.int32))
+
     def means(self, targets: Targets) -> dict[str, NDArray[np.float64]]:
         """Relevance and recall of each set, (S,): means over users of the shares of their targets (Table 4)."""
         wanted = np.bincount(targets.users, minlength=self.relevant.shape[1])
@@ -126,8 +134,39 @@ def judge_variants(
     ]
     chosen = [variants[name] for name, _ in sets]
     selected = (population.select(variants[name], keys_of_seeds[seed]) for name, seed in sets)
-    lists, members = _choose(chosen, selected, user_ids, population.vectors, task.budget)
-    refill = np.array([variant.refill for variant in chosen])
+    vectors = population.vectors
+    return sets, judge_embeddings(sets, chosen, selected, user_ids, vectors, task, search, on_progress, keep)
+
+
+def judge_embeddings(
+    sets: Sequence[tuple[str, int]],
+    variants: Sequence[Variant],
+    selected: Iterable[Embeddings],
+    user_ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    task: RetrievalTask,
+    search: Search,
+    on_progress: Callable[[int, int], object],
+    keep: Callable[[str, int, int, NDArray[np.int64]], object] | None = None,
+) -> SetCounts:
+    """Judge the candidate sets of embeddings that are selected.
+
+    Args:
+        sets: what ``keep`` is told of each set: a name and a seed.
+        variants: of each set how its budget is shared out, and what its embeddings stand for.
+        selected: of each set its embeddings, made one after the other, since those of all sets may not fit.
+        user_ids: (U,) ascending, the users in the order of their numbers.
+        vectors: (pins, d) that medoid rows are rows of.
+        task: as of `judge_variants`, like what follows.
+        search: of the corpus.
+        on_progress: called with the users done and the users in all.
+        keep: as of `judge_variants`.
+
+    Returns:
+        The counts of the sets, in their order.
+    """
+    lists, members = _choose(variants, selected, user_ids, vectors, task.budget)
+    refill = np.array([variant.refill for variant in variants])
     counts = SetCounts.empty(len(sets), task.users)
     shallow, deep = _depths(lists, members, task)
     of_pins = _search_pins(lists, shallow, search)
@@ -166,7 +205,7 @@ def judge_variants(
         for user, number in sorted(kept):
             keep(*sets[number], user, kept[user, number])
         on_progress(last, task.users)
-    return sets, counts
+    return counts
 
 
 def judge_sets(task: RetrievalTask, sets: Sequence[Pairs]) -> SetCounts:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from pinnersage_assets.model.k_means import k_means
 from pinnersage_assets.model.medoids import decayed_weights, importance, sample_by_importance
 from pinnersage_assets.model.pinnersage import cluster_users, draw_medoids, find_medoids
-from pinnersage_assets.model.population import offsets_of, rows_of
+from pinnersage_assets.model.population import offsets_of, ranges, rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.single_embeddings import decay_averages
 
@@ -107,9 +107,11 @@ VARIANTS = {
 
 
 # Judged beside the variants: one of them by the index as it is, what was really recommended, and lists of pins that
-# know nothing of the user.
+# know nothing of the user; and, though they know more, `pinnersage` as it would be at each moment of the day, by
+# clusters that the online model updated, and by clusters that were made anew.
 BY_INDEX = "pinnersage_top_3_by_index"
-CONTROLS = (BY_INDEX, "recommended", "random", "popular")
+ONLINE, RECLUSTERED = "online", "reclustered"
+CONTROLS = (BY_INDEX, "recommended", "random", "popular", ONLINE, RECLUSTERED)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,23 @@ class Embeddings:
     vectors: NDArray[np.float32]
     importances: NDArray[np.float64]
     medoid_rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The K clusters of a population, users ascending, and the P distinct pins of users that are in them.
+
+    ``user_ids`` (K,); ``medoid_rows`` (K,) medoids as rows of the pins; ``sizes`` (K,) actions; ``importances`` (K,);
+    ``point_users`` (P,) and ``point_rows`` (P,) ascending pairs; ``point_clusters`` (P,) 0 to K - 1.
+    """
+
+    user_ids: NDArray[np.int64]
+    medoid_rows: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    importances: NDArray[np.float64]
+    point_users: NDArray[np.int64]
+    point_rows: NDArray[np.int64]
+    point_clusters: NDArray[np.int64]
 
 
 class UserEmbeddings:
@@ -167,7 +186,8 @@ class UserEmbeddings:
         is_first = np.append(True, (np.diff(user_ids) != 0) | (np.diff(self._pin_rows) != 0))[: len(order)]
         self._point_users, self._point_rows = user_ids[is_first], self._pin_rows[is_first]
         self._counts = np.diff(np.flatnonzero(is_first), append=len(order))
-        self._pin_ids, self.vectors, self._alpha, self._keys = pin_ids, vectors, alpha, keys
+        self._user_ids = user_ids
+        self.pin_ids, self.vectors, self._alpha, self._keys = pin_ids, vectors, alpha, keys
         # Per object, so that a population is let go with all that was computed of it.
         self._clustered = cache(self._find_clusters)
         self._averages = cache(self._average_clusters)
@@ -185,18 +205,17 @@ class UserEmbeddings:
         Returns:
             those of a user do not depend on the other users, nor on the order of actions.
         """
-        alpha = self._alpha if variant.alpha is None else variant.alpha
+        alpha = self.alpha_of(variant)
         clusters, owners, medoid_rows = self._clustered(variant.clustering, alpha)
         weights = importance(self._ages, clusters, variant.decay_per_day, len(owners))
         size = variant.embeddings or max(1, len(owners))
         if variant.selection == "sampled":
-            draw = draw_medoids(owners, self._pin_ids[medoid_rows], weights, size, keys)
+            draw = draw_medoids(owners, self.pin_ids[medoid_rows], weights, size, keys)
         else:
             # Where all draw the same number, nothing but the weight decides, and between equals their order.
             decisive = weights if variant.selection == "top" else self._recency(clusters, len(owners))
             draw = sample_by_importance(decisive, owners, size, np.full(len(owners), 0.5))
-        selected = np.flatnonzero(draw >= 0)
-        selected = selected[np.lexsort((draw[selected], owners[selected]))]
+        selected = in_order_of_selection(owners, draw)
         if variant.representation == "decayed_medoid":
             medoid_rows = self._decayed_medoids(variant.clustering, alpha, variant.decay_per_day)
         if variant.representation in MEDOIDS:
@@ -205,6 +224,53 @@ class UserEmbeddings:
             decay_per_day = variant.decay_per_day if variant.representation == "decayed_centroid" else 0.0
             chosen = self._averages(variant.clustering, alpha, decay_per_day)[selected]
         return Embeddings(owners[selected], chosen, weights[selected], medoid_rows[selected])
+
+    def clusters(self, variant: Variant) -> Clusters:
+        """The clusters of a variant whose embeddings are medoids of all actions, before any are selected."""
+        of_action, owners, medoid_rows = self._clustered(variant.clustering, self.alpha_of(variant))
+        return Clusters(
+            owners,
+            medoid_rows,
+            np.bincount(of_action, minlength=len(owners)),
+            importance(self._ages, of_action, variant.decay_per_day, len(owners)),
+            self._point_users,
+            self._point_rows,
+            of_action[np.cumsum(self._counts) - self._counts],
+        )
+
+    def alpha_of(self, variant: Variant) -> float:
+        """Where a variant cuts."""
+        return self._alpha if variant.alpha is None else variant.alpha
+
+    def at_moments(
+        self,
+        user_ids: NDArray[np.int64],
+        days_since: NDArray[np.float64],
+        moments: NDArray[np.int64],
+        pin_rows: NDArray[np.int64],
+        ages: NDArray[np.float64],
+    ) -> "UserEmbeddings":
+        """The users at moments after T_now, as if each moment were a user: all that was known, and what they did since.
+
+        Args:
+            user_ids: (M,) the user of each moment, one of these users.
+            days_since: (M,) days from T_now to the moment, >= 0.
+            moments: (actions,) of each action since T_now, and before the moment, which moment it is known at.
+            pin_rows: (actions,) as of the constructor.
+            ages: (actions,) days from the action to the moment.
+        """
+        first, last = (np.searchsorted(self._user_ids, user_ids, side) for side in ("left", "right"))
+        known = ranges(first, last - first)
+        of_known = np.repeat(np.arange(len(user_ids)), last - first)
+        return UserEmbeddings(
+            np.append(of_known, moments),
+            np.append(self._pin_rows[known], pin_rows),
+            np.append(self._ages[known] + days_since[of_known], ages),
+            self.pin_ids,
+            self.vectors,
+            self._alpha,
+            self._keys,
+        )
 
     def _recency(self, clusters: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
         """Of each cluster a weight that falls with the age of its last action."""
@@ -227,8 +293,8 @@ class UserEmbeddings:
         """The medoid of each cluster as a row of the pins; given the cluster and the weight of each point."""
         members = np.argsort(clusters, kind="stable")
         rows = self._point_rows[members]
-        found = find_medoids(clusters[members], self._pin_ids[rows], rows, weights[members], self.vectors, _silent)
-        return rows_of(self._pin_ids, found[offsets_of(clusters[members])[:-1]])
+        found = find_medoids(clusters[members], self.pin_ids[rows], rows, weights[members], self.vectors, _silent)
+        return rows_of(self.pin_ids, found[offsets_of(clusters[members])[:-1]])
 
     def _find_decayed_medoids(self, clustering: str, alpha: float, decay_per_day: float) -> NDArray[np.int64]:
         clusters, _, _ = self._clustered(clustering, alpha)
@@ -243,6 +309,12 @@ class UserEmbeddings:
         offsets = offsets_of(clusters[members])
         means = decay_averages(self.vectors, self._pin_rows[members], self._ages[members], offsets, decay_per_day)
         return np.where(means.any(axis=1, keepdims=True), means, self.vectors[medoid_rows])
+
+
+def in_order_of_selection(owners: NDArray[np.int64], draw: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The items that were drawn, as of `sample_by_importance`: owners ascending, the first drawn of each first."""
+    selected = np.flatnonzero(draw >= 0)
+    return selected[np.lexsort((draw[selected], owners[selected]))]
 
 
 def _cluster(

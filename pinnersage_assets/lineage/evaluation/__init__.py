@@ -10,6 +10,7 @@ from pinnersage_assets.lineage.evaluation.index_cost import index_cost
 from pinnersage_assets.lineage.evaluation.intervals import intervals
 from pinnersage_assets.lineage.evaluation.merged_vectors import merged_vectors
 from pinnersage_assets.lineage.evaluation.next_action import next_action
+from pinnersage_assets.lineage.evaluation.online_agreement import ONLINE_AGREES, online_agreement
 from pinnersage_assets.lineage.evaluation.protocol import protocol
 from pinnersage_assets.lineage.evaluation.ranking import ranking, ranking_users
 from pinnersage_assets.lineage.evaluation.report import report
@@ -24,6 +25,7 @@ ASSETS = [
     action_ages,
     candidate_sets,
     retrieval,
+    online_agreement,
     ranking_users,
     ranking,
     diversity,
@@ -31,3 +33,5 @@ ASSETS = [
     index_cost,
     report,
 ]
+
+CHECKS = {"evaluation.online_agreement": [ONLINE_AGREES]}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.lineage.queries import (
     CORPUS_VECTORS,
+    DAYS_SINCE,
     INTEREST_ACTIONS,
     SEEN_CORPUS_PINS,
     pin_vectors,
@@ -35,8 +36,8 @@ from pinnersage_assets.warehouse.database import Warehouse
 # What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
 # was seen): a row a user and group of near-duplicates. The target is the group's pin in the corpus that models know; a
 # pin that may be recommended by today stands for itself; one that may not, or that is not known, has no vector and is a
-# miss.
-TARGETS = """
+# miss. It counts from when the user first acted on the group, in whatever way.
+TARGETS = f"""
     WITH grouped AS (
         SELECT p.pin_id, p.dt, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
         FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
@@ -46,18 +47,19 @@ TARGETS = """
         SELECT g.pin_group, c.pin_id FROM corpus.pins AS c JOIN grouped AS g ON c.pin_id = g.pin_id WHERE c.dt = $day
     ),
     acted AS (
-        SELECT a.dt, a.user_id, a.pin_id, a.action, coalesce(g.pin_group, a.pin_id) AS pin_group
+        SELECT a.dt, a.user_id, a.pin_id, a.action, a.ts, coalesce(g.pin_group, a.pin_id) AS pin_group
         FROM staging.actions AS a LEFT JOIN grouped AS g ON a.pin_id = g.pin_id
         WHERE a.dt BETWEEN $first AND $today
     ),
     next_actions AS (
-        SELECT user_id, pin_group, min(pin_id) AS pin_id FROM acted AS a
-        WHERE dt > $day AND list_contains($interest, action) AND ($keep_seen OR NOT EXISTS (
+        SELECT user_id, pin_group, min(pin_id) FILTER (list_contains($interest, action)) AS pin_id, min(ts) AS ts
+        FROM acted AS a
+        WHERE dt > $day AND ($keep_seen OR NOT EXISTS (
             FROM acted AS b WHERE b.dt <= $day AND b.user_id = a.user_id AND b.pin_group = a.pin_group
         ))
-        GROUP BY user_id, pin_group
+        GROUP BY user_id, pin_group HAVING bool_or(list_contains($interest, action))
     )
-    SELECT n.user_id, r.pin_id AS corpus_pin_id,
+    SELECT n.user_id, {DAYS_SINCE.format(ts="n.ts")} AS days_since, r.pin_id AS corpus_pin_id,
         CASE
             WHEN r.pin_id IS NOT NULL THEN r.pin_id
             WHEN n.pin_id IN (SELECT pin_id FROM corpus.excluded WHERE dt = $today) THEN NULL
@@ -72,6 +74,11 @@ KNOWN_ACTIONS = f"""
     SELECT a.user_id, a.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
     FROM ({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
     ORDER BY a.user_id, age, a.pin_id
+"""
+
+# Pins that are clustered: nothing but the online model looks at those of later actions.
+_CLUSTERED_PINS = """
+    SELECT pin_id FROM staging.actions WHERE dt BETWEEN $first AND $today AND list_contains($interest, action)
 """
 
 # What an asset reads that asks for `knowledge`.
@@ -94,7 +101,8 @@ class Knowledge:
     task: RetrievalTask
     corpus_ids: NDArray[np.int64]
     target_pins: pl.DataFrame
-    """A row a target, in their order: vector_pin_id, null without a vector."""
+    """A row a target, in their order: vector_pin_id, null without a vector; days_since, from the end of the day to the
+    user's first action on it."""
     popularity: NDArray[np.int64]
     """(m,) actions of all users inside the window on each corpus pin."""
     counts: dict[str, int]
@@ -143,7 +151,7 @@ def gather_knowledge(
         targets, actions, most_users or settings.evaluation.users, (settings.seed, today.toordinal())
     )
     corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    pin_ids, vectors = pin_vectors(warehouse, f"SELECT pin_id FROM ({INTEREST_ACTIONS})", scope)
+    pin_ids, vectors = pin_vectors(warehouse, _CLUSTERED_PINS, {**scope, "today": today})
     own = _of_users(actions, users)
     population = UserEmbeddings(
         own["user_id"].to_numpy(),

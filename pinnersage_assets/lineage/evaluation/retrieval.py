@@ -15,6 +15,7 @@ from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.lineage.corpus_index import open_corpus_index
 from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
+from pinnersage_assets.lineage.evaluation.moments import gather_moments, judge_moments
 from pinnersage_assets.model.diversity import (
     coverage,
     interest_entropy,
@@ -53,8 +54,8 @@ _RETRIEVAL_USERS, _VARIETY = dg.AssetKey(["evaluation", "retrieval_users"]), dg.
     name="evaluation__candidate_sets",
     # Not required: either can be materialised alone.
     outs={
-        "retrieval_users": dg.AssetOut(key=_RETRIEVAL_USERS, kinds={"numpy"}, code_version="4", is_required=False),
-        "variety": dg.AssetOut(key=_VARIETY, kinds={"numpy"}, code_version="1", is_required=False),
+        "retrieval_users": dg.AssetOut(key=_RETRIEVAL_USERS, kinds={"numpy"}, code_version="5", is_required=False),
+        "variety": dg.AssetOut(key=_VARIETY, kinds={"numpy"}, code_version="2", is_required=False),
     },
     can_subset=True,
     partitions_def=DAILY,
@@ -100,6 +101,8 @@ def _judge(
             {BY_INDEX: VARIANTS["pinnersage_top_3"]}, _search_in(open_corpus_index(warehouse, known.day, context.log))
         ),
         _rows(known, list(controls), judge_sets(known.task, list(controls.values()))),
+        # Of several sets in a day the last one stays.
+        _rows(known, *judge_moments(known, gather_moments(warehouse, settings, known), settings, context.log, keep)),
     ]
     sets = {model: _pairs([of_user[user] for user in range(len(known.users))]) for model, of_user in kept.items()}
     return pl.concat(rows), sets | {model: pairs for (model, seed), pairs in controls.items() if seed == settings.seed}
