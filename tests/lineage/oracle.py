@@ -176,26 +176,36 @@ class Oracle:
         share = self.settings.retrieval.budget // len(drawn)
         return {pin for medoid in drawn for pin in self.nearest(self.pins[medoid][1], self.seen(user), share)}
 
+    def refilled(self, drawn: list[int], seen: set[int]) -> set[int]:
+        """As many pins as the budget, each medoid in turn bringing its next; of one turn the smallest ids first."""
+        place = {}
+        for medoid in drawn:
+            for turn, pin in enumerate(self.nearest(self.pins[medoid][1], seen, len(self.corpus))):
+                place[pin] = min(turn, place.get(pin, turn))
+        return set(sorted(place, key=lambda pin: (place[pin], pin))[: self.budget])
+
 
 def targets_of(user: int, yesterday: Oracle, today: Oracle) -> list[tuple[int | None, np.ndarray | None]]:
-    """What a user did since yesterday, up to today, and had not seen.
+    """What a user did since yesterday, up to today, and had not seen."""
+    return list(targets_by_group(user, yesterday, today).values())
 
-    Of each group the pin in yesterday's corpus, if any, and its vector.
-    """
+
+def targets_by_group(user: int, yesterday: Oracle, today: Oracle) -> dict[int, tuple[int | None, np.ndarray | None]]:
+    """Of each group that is a target the pin in yesterday's corpus, if any, and its vector."""
     before = {today.group(pin) for _, who, pin, _, _ in yesterday.all_actions if who == user}
     acted = defaultdict(list)
     for dt, who, pin, _, _ in today.actions:
         if who == user and dt > yesterday.day and today.group(pin) not in before:
             acted[today.group(pin)].append(pin)
-    targets = []
+    targets = {}
     for group, pins in acted.items():
         representative = [pin for pin in yesterday.corpus if today.group(pin) == group]
         if representative:
-            targets.append((representative[0], yesterday.pins[representative[0]][1]))
+            targets[group] = representative[0], yesterday.pins[representative[0]][1]
         elif min(pins) in today.excluded or min(pins) not in today.pins:
-            targets.append((None, None))
+            targets[group] = None, None
         else:
-            targets.append((None, today.pins[min(pins)][1]))
+            targets[group] = None, today.pins[min(pins)][1]
     return targets
 
 
