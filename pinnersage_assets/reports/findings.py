@@ -10,7 +10,7 @@ from functools import cached_property
 
 import polars as pl
 
-from pinnersage_assets.reports.model_names import PINNERSAGE, PINS, SINGLE_VECTOR, family_of, name_of
+from pinnersage_assets.reports.model_names import DAY_SO_FAR, PINNERSAGE, PINS, SINGLE_VECTOR, family_of, name_of
 
 AHEAD, BEHIND, UNCLEAR = "ahead", "behind", "unclear"
 
@@ -123,7 +123,10 @@ class Findings:
     def _rows(self) -> pl.DataFrame:
         if self.intervals.is_empty():
             return pl.DataFrame(schema={"baseline": pl.String, "model": pl.String})
-        return self.intervals.filter(pl.col("metric") == self.metric)
+        rows = self.intervals.filter(pl.col("metric") == self.metric)
+        # What knows more than the others is not better for it.
+        known = [model for model in rows["model"].unique() if family_of(model) != DAY_SO_FAR]
+        return rows.filter(pl.col("model").is_in(known))
 
     @cached_property
     def _levels(self) -> dict[str, float]:

@@ -4,9 +4,12 @@ What belongs here: words. What a model does is the business of `model.variants`.
 """
 
 PINNERSAGE, SINGLE_VECTOR, PINS, CONTROL, OWN = "pinnersage", "single", "pins", "control", "own"
+# These know more than the others, and are in no ranking with them.
+DAY_SO_FAR = "day"
 
 FAMILIES = {
     PINNERSAGE: "PinnerSage and its variants",
+    DAY_SO_FAR: "PinnerSage that knows the day so far",
     SINGLE_VECTOR: "one vector a user",
     PINS: "pins as they are, unclustered",
     CONTROL: "knows nothing of the user",
@@ -30,6 +33,8 @@ _NAMES = {
     # Table 1's: they look into the future.
     "k_means_oracle": (PINS, "oracle over 3 k-means centroids"),
     "oracle": (PINS, "oracle over all past pins"),
+    "online": (DAY_SO_FAR, "PinnerSage, updated online"),
+    "reclustered": (DAY_SO_FAR, "PinnerSage, clustered anew"),
     "recommended": (PINNERSAGE, "PinnerSage as recommended"),
     "calibrated": (PINNERSAGE, "PinnerSage, calibrated"),
     "pinnersage": (PINNERSAGE, "PinnerSage, the paper's setting, refilled"),

@@ -22,7 +22,16 @@ from pinnersage_assets.model.variants import VARIANTS, Variant
 from pinnersage_assets.reports import figures
 from pinnersage_assets.reports.figures import Mark
 from pinnersage_assets.reports.findings import MAIN_METRIC, Findings, number, sentences, signed
-from pinnersage_assets.reports.model_names import CONTROL, FAMILIES, PINNERSAGE, PINS, SINGLE_VECTOR, family_of, name_of
+from pinnersage_assets.reports.model_names import (
+    CONTROL,
+    DAY_SO_FAR,
+    FAMILIES,
+    PINNERSAGE,
+    PINS,
+    SINGLE_VECTOR,
+    family_of,
+    name_of,
+)
 from pinnersage_assets.reports.users import UserData, views
 
 # Read with the code, so that a long-lived process never meets the templates of another version.
@@ -51,6 +60,7 @@ class PageData:
     """table_name, dt, rows: of the day and the days before it."""
     protocol: pl.DataFrame = field(default_factory=pl.DataFrame)
     variety: pl.DataFrame = field(default_factory=pl.DataFrame)
+    online_agreement: pl.DataFrame = field(default_factory=pl.DataFrame)
     merged_vectors: pl.DataFrame = field(default_factory=pl.DataFrame)
     action_ages: pl.DataFrame = field(default_factory=pl.DataFrame)
     calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -103,7 +113,7 @@ def render(data: PageData) -> str:
     by_recall, by_relevance = (
         Findings(data.intervals, metric, data.own_pinnersage) for metric in (MAIN_METRIC, "relevance")
     )
-    sections = [_retrieval(data, by_recall), _ranking(data), _settings(data), _insights(data)]
+    sections = [_retrieval(data, by_recall), _ranking(data), _settings(data), _day_so_far(data), _insights(data)]
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(_TEMPLATES),
         autoescape=True,
@@ -164,7 +174,7 @@ def _rules(data: PageData) -> list[str]:
     near = f"a cosine of {cosine}" if known.get("relevance_cosine") is not None else "a threshold of the cosine"
     rules = [
         f"Every model knows what was known at the end of {_known_day(data)}, and is judged on what the same users did "
-        f"new {_judged_days(data)}, of which no model uses anything.",
+        f"new {_judged_days(data)}, of which no model uses anything{_but_those_of_the_day(data)}.",
         f"Every model may recommend {budget}; what a user has seen in the window "
         + ("counts as anything else. " if data.keep_seen else "is neither recommended nor counted as found. ")
         + "The model “as recommended” is the list that really was made, which may be shorter.",
@@ -194,6 +204,12 @@ def _rules(data: PageData) -> list[str]:
             "Until when the vectors of pins were fitted is not known here: make sure that it was before this day."
         )
     return rules
+
+
+def _but_those_of_the_day(data: PageData) -> str:
+    models = data.intervals["model"].unique().sort() if len(data.intervals) else ()
+    names = [f"“{name_of(model)}”" for model in models if family_of(model) == DAY_SO_FAR]
+    return f" but {' and '.join(names)}, which know what the user did before each new pin" if names else ""
 
 
 def _facts(data: PageData) -> list[tuple[str, str]]:
@@ -304,7 +320,7 @@ def _against(
     if intervals.is_empty():
         return [], {}
     own = intervals.filter(pl.col("metric").is_in(list(metrics)))
-    others = [b for b in sorted(own["baseline"].unique()) if b not in baselines]
+    others = [b for b in sorted(own["baseline"].unique()) if b not in baselines and b != _WITHOUT_THE_DAY]
     shown: list[Figure] = []
     more: dict[str, list[Figure]] = {}
     for place, baseline in enumerate([*baselines, *others]):
@@ -636,6 +652,69 @@ def _variety(frame: pl.DataFrame) -> list[Figure]:
             )
         )
     return charts
+
+
+# --- The online model
+
+_WITHOUT_THE_DAY = "pinnersage"
+# The first number of actions of each group of users.
+_ACTIONS = (1, 2, 4, 8, 16)
+
+
+def _day_so_far(data: PageData) -> Section:
+    rows = data.intervals.filter(pl.col("baseline") == _WITHOUT_THE_DAY) if len(data.intervals) else data.intervals
+    made = [
+        _interval_chart(rows.filter(pl.col("metric") == metric), metric, _WITHOUT_THE_DAY, drawn=True)
+        for metric in ("recall", "relevance")
+        if len(rows)
+    ]
+    charts = [chart for chart in made if chart is not None]
+    agreement = data.online_agreement
+    if len(agreement):
+        agreement = agreement.drop_nulls(["adjusted_rand_index", "medoid_overlap"])
+    notes = []
+    if len(agreement):
+        charts.append(_agreement(agreement))
+        notes.append(
+            f"How far clusters that were updated online are as if made anew: adjusted Rand index "
+            f"{number(agreement['adjusted_rand_index'].mean())}, {_percent(agreement['medoid_overlap'].mean())} of the "
+            f"medoids in common, over {_count(agreement['moments'].sum())} moments of {_count(len(agreement))} users."
+        )
+    absent = () if charts else ("What the day so far is worth is not known: nobody did anything twice on this day.",)
+    return Section(
+        "day",
+        "What the day so far is worth",
+        "The models above know nothing of the day that judges them. These two are asked again before each new pin: one "
+        "updates yesterday's clusters with what the user did since midnight, the other clusters everything anew."
+        if charts
+        else "",
+        charts,
+        notes=notes,
+        absent=absent,
+    )
+
+
+def _agreement(frame: pl.DataFrame) -> Figure:
+    """By how many actions there were to take in."""
+    marks, cells = [], []
+    for first, after in zip(_ACTIONS, (*_ACTIONS[1:], None), strict=True):
+        within = pl.col("actions") >= first if after is None else pl.col("actions").is_between(first, after - 1)
+        rows = frame.filter(within)
+        if rows.is_empty():
+            continue
+        words = f"{first} or more" if after is None else f"{first} to {after - 1}" if after > first + 1 else f"{first}"
+        index, overlap = rows["adjusted_rand_index"].mean(), rows["medoid_overlap"].mean()
+        text = f"{number(index)} · {number(overlap)}"
+        marks.append(Mark(f"{words} action{'s' * (words != '1')}", index, DAY_SO_FAR, other=overlap, text=text))
+        cells.append([words, number(index), number(overlap), _count(len(rows))])
+    return Figure(
+        "Updated online or clustered anew",
+        figures.dots("agreement", "Agreement of both clusterings by actions since midnight.", marks, "agreement"),
+        "How alike both cluster a user's pins, by the actions since midnight: full the adjusted Rand index (1 is the "
+        "same, 0 no more than by chance), hollow the share of medoids in common.",
+        "evaluation.online_agreement",
+        Table(["actions", "adjusted Rand index", "medoids in common", "users"], cells),
+    )
 
 
 # --- Figures 2 and 3, Table 1, clusters per user

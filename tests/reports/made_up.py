@@ -20,6 +20,8 @@ MODELS = {
     "calibrated": 0.36,
     "recommended": 0.19,
     "random": 0.01,
+    "online": 0.4,
+    "reclustered": 0.41,
 }
 
 
@@ -39,9 +41,9 @@ def intervals(levels=None, wide=0.02):
                 "days": 3,
             }
             for metric in ("relevance", "recall", "r_precision", "reciprocal_rank")
-            for baseline in BASELINES
+            for baseline in (*BASELINES, *(["pinnersage"] if "online" in levels else []))
             for model, level in levels.items()
-            if model != baseline
+            if model != baseline and (baseline != "pinnersage" or model in ("online", "reclustered"))
         ]
     )
 
@@ -202,6 +204,15 @@ def page_data(**parts):
                 "interest_entropy": np.linspace(1, 6, len(MODELS)),
                 "overlap_with_popular": np.linspace(0, 1, len(MODELS)),
                 "users": [390] * len(MODELS),
+            }
+        ),
+        "online_agreement": pl.DataFrame(
+            {
+                "user_id": range(40),
+                "moments": [2] * 40,
+                "actions": range(1, 41),
+                "adjusted_rand_index": np.linspace(1, 0.8, 40),
+                "medoid_overlap": np.linspace(1, 0.7, 40),
             }
         ),
         "merged_vectors": pl.DataFrame(

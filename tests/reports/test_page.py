@@ -313,6 +313,20 @@ def test_numbers_stand_beside_the_charts(page):
     assert "−0.190 [−0.210, −0.170]" in Parsed(page).text
 
 
+def test_who_knows_the_day_so_far_is_shown_beside_and_not_ranked(page):
+    text = Parsed(page).text
+    assert "but “PinnerSage, updated online” and “PinnerSage, clustered anew”, which know what the user did" in text
+    said = sentences(Findings(intervals()), Findings(intervals(), "relevance"))
+    assert not any("online" in sentence or "anew" in sentence for sentence in said)
+    # The title stands in the list of contents, too.
+    section = text.split("What the day so far is worth")[-1].partition("Why several embeddings")[0]
+    assert "+0.200" in section
+    assert "+0.210" in section
+    assert "adjusted Rand index 0.900, 85 % of the medoids in common, over 80 moments of 40 users" in section
+    assert "16 or more actions" in section
+    assert "Against the PinnerSage" not in text
+
+
 # --- Parts that are missing
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 import polars as pl
+import polars.selectors as cs
 
 from pinnersage_assets.model.bootstrap import difference_intervals
 from pinnersage_assets.model.calibration import FAMILIES
+from pinnersage_assets.model.variants import ONLINE, RECLUSTERED
 from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings, read_day
 from pinnersage_assets.warehouse.database import Warehouse
@@ -20,6 +22,8 @@ _SCORES = {
     "r_precision": ("evaluation.ranking_users", "r_precision", "negatives = 'impressions'"),
     "reciprocal_rank": ("evaluation.ranking_users", "reciprocal_rank", "negatives = 'impressions'"),
 }
+# What the day so far is worth to PinnerSage: these are compared with it, too.
+_WITHOUT_THE_DAY, _WITH_THE_DAY = "pinnersage", [ONLINE, RECLUSTERED]
 _BASELINES = ("last_pin", "decay_average", "last_20_pins", FAMILIES["single_vector"], FAMILIES["last_pins"])
 
 
@@ -29,7 +33,7 @@ _BASELINES = ("last_pin", "decay_average", "last_20_pins", FAMILIES["single_vect
     # Of earlier days those that were evaluated take part: a gap only makes intervals wider.
     deps=reads(SAME_DAY, "evaluation.retrieval_users", "evaluation.ranking_users"),
     kinds={"numpy"},
-    code_version="1",
+    code_version="2",
 )
 def intervals(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """95 % intervals of differences to baselines: a bootstrap that resamples users with all their days."""
@@ -46,8 +50,9 @@ def intervals(context: dg.AssetExecutionContext, warehouse: Warehouse, settings:
             scope,
         )
         wide = scores.pivot("model", index=["user_id", "dt"], values="score").sort("user_id", "dt")
-        for baseline in _BASELINES:
-            for models, both in _compared(wide, baseline):
+        of_the_day = wide.select("user_id", "dt", cs.by_name(_WITHOUT_THE_DAY, *_WITH_THE_DAY, require_all=False))
+        for baseline, scored in [*((name, wide) for name in _BASELINES), (_WITHOUT_THE_DAY, of_the_day)]:
+            for models, both in _compared(scored, baseline):
                 found = difference_intervals(
                     both["user_id"].to_numpy(),
                     both["dt"].to_physical().to_numpy(),
@@ -84,5 +89,6 @@ def _compared(wide: pl.DataFrame, baseline: str) -> Iterator[tuple[list[str], pl
         groups[judged[model].is_not_null().to_numpy().tobytes()].append(model)
     for models in groups.values():
         both = judged.filter(pl.all_horizontal(pl.col(models).is_not_null()))
-        if len(both):
-            yield [baseline, *(model for model in models if model != baseline)], both
+        others = [model for model in models if model != baseline]
+        if len(both) and others:
+            yield [baseline, *others], both

@@ -1,7 +1,7 @@
 """What models may know of users as of a day, and what these users did next: the same for every model (section 5.3).
 
 Corpus, popularity and users' windows are as of the day before the horizon, which is one day unless a setting says
-otherwise; nothing that a model uses is of the horizon itself.
+otherwise; nothing that a model uses is of the horizon itself. What the online model knows more is in `moments`.
 """
 
 import datetime

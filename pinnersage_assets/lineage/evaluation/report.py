@@ -30,6 +30,7 @@ _PARTS = {
     "clusters_per_user": "marts.clusters_per_user",
     "protocol": "evaluation.protocol",
     "variety": "evaluation.variety",
+    "online_agreement": "evaluation.online_agreement",
     "merged_vectors": "evaluation.merged_vectors",
     "action_ages": "evaluation.action_ages",
     "calibration": "evaluation.calibration",
