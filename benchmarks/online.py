@@ -1,4 +1,4 @@
-"""Answering online: the update of a user's clusters, events per second, and requests over HTTP under load.
+"""Answering online: events per second, and requests over HTTP under load.
 
 Run with ``python benchmarks/online.py``: 50,000 users and 200,000 pins of 256 dimensions. Users' clusters, the index,
 the medoid cache and the snapshot are made by the assets themselves; a quarter of the users then act, up to 20 times
@@ -7,7 +7,8 @@ loopback by another one, on the same two processors: at 300 requests a second th
 earlier ones have been answered or not, each for 400 candidates of a random user; and as fast as 16 connections can.
 Latencies count from the moment at which a request should have been sent.
 
-The peers are what one would do instead: cluster a user anew at each request, and commit every event by itself.
+The peer of the consumer is to commit every event by itself; what the update of clusters costs is in
+``benchmarks/online_update.py``.
 """
 
 import asyncio
@@ -32,8 +33,6 @@ import numpy as np
 import polars as pl
 
 from pinnersage_assets.lineage import retrieval, serving, users
-from pinnersage_assets.model.online import StoredClusters, update_clusters
-from pinnersage_assets.model.ward import ward
 from pinnersage_assets.resources import build_resources
 from pinnersage_assets.serving.consumer import Consumer
 from pinnersage_assets.serving.events import Event, to_json
@@ -54,40 +53,12 @@ SETTINGS = Settings(index={"exact_up_to": 0})
 
 
 def main(number_of_users: int = USERS) -> None:
-    """Print all three."""
-    update(number_of_users)
+    """Print events and requests."""
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         build(data, number_of_users)
         consume(data, number_of_users)
         answer(data, number_of_users)
-
-
-# --- The update
-
-
-def update(repeats: int) -> None:
-    """Of a user with 100 stored clusters and 20 recent actions; the peer clusters all of the user's pins anew."""
-    chance = np.random.default_rng(0)
-    times = {"update": [], "anew": []}
-    for _ in range(min(2_000, 10 * repeats)):
-        topics = _unit(chance.standard_normal((100, DIMENSIONS)))
-        medoids = topics
-        recent = _unit(topics[chance.integers(100, size=RECENT)] + 0.05 * chance.standard_normal((RECENT, DIMENSIONS)))
-        stored = StoredClusters(np.arange(100), np.full(100, 4), chance.random(100))
-        pins, ages = np.arange(1_000, 1_000 + RECENT), np.linspace(0, 0.9, RECENT)
-        started = time.perf_counter()
-        update_clusters(stored, medoids, pins, recent, ages, 0.9, 1.2, 0.01)
-        times["update"].append(time.perf_counter() - started)
-    for _ in range(min(50, repeats)):
-        everything = _unit(np.repeat(topics, 4, axis=0) + 0.05 * chance.standard_normal((400, DIMENSIONS)))
-        started = time.perf_counter()
-        ward(np.concatenate([everything, recent]), 1.2)
-        times["anew"].append(time.perf_counter() - started)
-    middle, late = np.percentile(times["update"], [50, 99]) * 1e3
-    anew = np.median(times["anew"]) * 1e3
-    print(f"update of 100 stored clusters by {RECENT} actions    p50 {middle:6.2f} ms   p99 {late:6.2f} ms   x 1.00")
-    print(f"clustering all 420 pins anew                 p50 {anew:6.2f} ms                  x {anew / middle:.1f}")
 
 
 # --- A day, made by the assets
