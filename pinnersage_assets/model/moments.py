@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.model.online import StoredClusters, update_clusters
 from pinnersage_assets.model.pinnersage import draw_medoids
@@ -58,32 +59,34 @@ def updated_online(population: UserEmbeddings, moments: Moments, variant: Varian
     first, last = (np.searchsorted(stored.user_ids, moments.user_ids, side) for side in ("left", "right"))
     begin, end = (np.searchsorted(stored.point_users, moments.user_ids, side) for side in ("left", "right"))
     actions = np.searchsorted(moments.action_moments, np.arange(len(moments.user_ids) + 1))
-    parts, points, total = [], [], 0
-    for moment, days_since in enumerate(moments.days_since.tolist()):
-        own, start = slice(first[moment], last[moment]), actions[moment]
-        recent = slice(start, min(start + most_actions, actions[moment + 1]))
-        medoid_rows, rows = stored.medoid_rows[own], moments.pin_rows[recent]
-        clusters = StoredClusters(population.pin_ids[medoid_rows], stored.sizes[own], stored.importances[own])
-        found = update_clusters(
-            clusters,
-            population.vectors[medoid_rows],
-            population.pin_ids[rows],
-            population.vectors[rows],
-            moments.ages[recent],
-            days_since,
-            alpha,
-            variant.decay_per_day,
-        )
-        parts.append((np.full(len(found.sizes), moment), found.medoid_pin_ids, found.sizes, found.importances))
-        members = slice(begin[moment], end[moment])
-        of_point = np.append(found.labels, stored.point_clusters[members] - first[moment])
-        pins, place = np.unique(np.append(rows, stored.point_rows[members]), return_index=True)
-        points.append((np.full(len(pins), moment), pins, of_point[place] + total))
-        total += len(found.sizes)
     nothing = np.empty(0, np.int64)
-    owners, medoids, sizes, importances = map(np.concatenate, zip((nothing,) * 4, *parts, strict=True))
-    rows = rows_of(population.pin_ids, medoids)
-    return Clusters(owners, rows, sizes, importances, *map(np.concatenate, zip((nothing,) * 3, *points, strict=True)))
+    clusters, points, total = [(nothing,) * 4], [(nothing,) * 3], 0
+    # One thread: products of this size gain nothing by more, and lose much where the processor is busy.
+    with threadpool_limits(limits=1):
+        for moment, days_since in enumerate(moments.days_since.tolist()):
+            own = slice(first[moment], last[moment])
+            recent = slice(actions[moment], min(actions[moment] + most_actions, actions[moment + 1]))
+            medoid_rows, rows = stored.medoid_rows[own], moments.pin_rows[recent]
+            found = update_clusters(
+                StoredClusters(population.pin_ids[medoid_rows], stored.sizes[own], stored.importances[own]),
+                population.vectors[medoid_rows],
+                population.pin_ids[rows],
+                population.vectors[rows],
+                moments.ages[recent],
+                days_since,
+                alpha,
+                variant.decay_per_day,
+            )
+            clusters.append((np.full(len(found.sizes), moment), found.medoid_pin_ids, found.sizes, found.importances))
+            members = slice(begin[moment], end[moment])
+            of_point = np.append(found.labels, stored.point_clusters[members] - first[moment])
+            # Of a pin that stands in both, the first: where it is now.
+            pins, place = np.unique(np.append(rows, stored.point_rows[members]), return_index=True)
+            points.append((np.full(len(pins), moment), pins, of_point[place] + total))
+            total += len(found.sizes)
+    owners, medoids, sizes, importances = map(np.concatenate, zip(*clusters, strict=True))
+    medoid_rows = rows_of(population.pin_ids, medoids)
+    return Clusters(owners, medoid_rows, sizes, importances, *map(np.concatenate, zip(*points, strict=True)))
 
 
 def sampled_at_moments(
