@@ -306,6 +306,10 @@ def _ranking(data: PageData) -> Section:
     )
 
 
+_WITHOUT_THE_DAY = "pinnersage"
+_BASELINE_TITLES = {_WITHOUT_THE_DAY: "PinnerSage of the day before"}
+
+
 def _families(intervals: pl.DataFrame) -> dict[str, str]:
     """The families that charts of intervals show."""
     models = intervals["model"].unique() if len(intervals) else ()
@@ -357,7 +361,7 @@ def _interval_chart(rows: pl.DataFrame, metric: str, baseline: str, drawn: bool)
         )
         for row in ordered
     ]
-    title = f"{_METRICS[metric]}, against the {name_of(baseline)}"
+    title = f"{_METRICS[metric]}, against {_BASELINE_TITLES.get(baseline) or f'the {name_of(baseline)}'}"
     label = f"{title}: differences with 95 % intervals; best {marks[0].label}, worst {marks[-1].label}."
     table = Table(
         ["model", "difference", "95 % interval"],
@@ -656,7 +660,6 @@ def _variety(frame: pl.DataFrame) -> list[Figure]:
 
 # --- The online model
 
-_WITHOUT_THE_DAY = "pinnersage"
 # The first number of actions of each group of users.
 _ACTIONS = (1, 2, 4, 8, 16)
 

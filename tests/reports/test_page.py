@@ -324,6 +324,7 @@ def test_who_knows_the_day_so_far_is_shown_beside_and_not_ranked(page):
     assert "+0.210" in section
     assert "adjusted Rand index 0.900, 85 % of the medoids in common, over 80 moments of 40 users" in section
     assert "16 or more actions" in section
+    assert "Recall, against PinnerSage of the day before" in section
     assert "Against the PinnerSage" not in text
 
 
