@@ -363,7 +363,7 @@ class LmdbStore:
             identity, _ = _identity(self._events_path)
         if known is None or known[0] != identity:
             # Dropped first: a process that was forked has its parent's.
-            self._events_open = None
+            self._events_open = known = None
             options = {"map_size": _MAP_BYTES, "max_readers": _READERS}
             known = self._events_open = identity, _share(identity, self._events_path, options, _TABLES)
             # Slots of readers that were killed.

@@ -297,6 +297,8 @@ def test_a_store_in_a_forked_child_opens_files_of_its_own(tmp_path):
 
 def read_on_and_on(address, folder, pipe, stop):
     store, seen = open_store(address, folder), 0
+    store.totals()
+    pipe.send("ready")
     while not stop.is_set():
         found = len(store.recent(1, at(1)))
         if found < seen or found % 10:
@@ -311,7 +313,8 @@ def test_another_process_reads_whole_batches_while_the_consumer_writes(store, ad
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=read_on_and_on, args=(address, tmp_path / "serving", theirs, stop))
     process.start()
-    for batch in range(100):
+    assert ours.recv() == "ready"
+    for batch in range(40):
         store.commit([event(f"{batch}-{n}", time=at(1, 1, n)) for n in range(10)], None)
     stop.set()
     process.join()
@@ -434,7 +437,8 @@ def test_a_connection_may_be_encrypted(tmp_path, server):
         raise
     assert other.store().commit([event("a")], None).new == 1
     # Neither without encryption, nor with somebody whom nobody knows.
-    for address in (other.address.replace("rediss", "redis"), other.address.partition("?")[0]):
+    without = other.address.partition("?")[0]
+    for address in (without.replace("rediss", "redis"), without):
         with pytest.raises(StoreUnavailableError):
             open_store(address, tmp_path).totals()
     other.kill()
