@@ -12,12 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pinnersage_assets.serving.event_landing import land, land_refused
 from pinnersage_assets.serving.events import Event, parse
 from pinnersage_assets.serving.store import Committed, Refused, Store, StoreError, open_store, snapshot_day, utc_now
 from pinnersage_assets.serving.stream import Batch, Stream, open_stream
-from pinnersage_assets.settings import Environment, ServingSettings
+
+if TYPE_CHECKING:
+    from pinnersage_assets.settings import Environment, ServingSettings
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,14 @@ _REPORT_EVERY = 60.0
 class Consumer:
     """One consumer of a stream.
 
+    Args:
+        store: where events go.
+        stream: where they come from.
+        data_dir: the data directory, for what lands and what is refused.
+        grace_minutes: after midnight, until a day is over.
+        remembered_days: for which ids are remembered.
+        now: the clock.
+
     Attributes:
         counts: what this consumer has committed.
     """
@@ -46,16 +57,19 @@ class Consumer:
         store: Store,
         stream: Stream,
         data_dir: Path,
-        settings: ServingSettings,
+        grace_minutes: float,
+        remembered_days: int,
         now: Callable[[], datetime.datetime] = utc_now,
     ) -> None:
         self.counts = Committed()
         self._store, self._stream, self._now = store, stream, now
         self._landing_folder = data_dir / "landing"
         self._refused_folder = data_dir / "serving" / "refused"
-        self._grace = datetime.timedelta(minutes=settings.grace_minutes)
-        self._remembered = datetime.timedelta(days=settings.remembered_days)
+        self._grace = datetime.timedelta(minutes=grace_minutes)
+        self._remembered = datetime.timedelta(days=remembered_days)
         self._tended = self._tended_late = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+        # The latest day of which events have come to this consumer.
+        self._newest: datetime.date | None = None
         self._forgotten: tuple | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -92,14 +106,18 @@ class Consumer:
         """
         batch = self._stream.read(_BATCH, seconds)
         if batch.lines or batch.position:
-            self.counts += self._store.commit(*self._judged(batch))
+            events, refused = self._judged(batch)
+            self.counts += self._store.commit(events, batch.position or None, refused)
             self._stream.acknowledge(batch)
+            if events:
+                newest = max(event.time for event in events).date()
+                self._newest = max(newest, self._newest or newest)
         # A day whose events still wait in the stream does not land yet.
         if len(batch.lines) < _BATCH:
             self._tend()
         return len(batch.lines)
 
-    def _judged(self, batch: Batch) -> tuple[list[Event], dict[str, str], list[Refused]]:
+    def _judged(self, batch: Batch) -> tuple[list[Event], list[Refused]]:
         events, refused, now = [], [], self._now()
         for line in batch.lines:
             event = line.problem or parse(line.data, now)
@@ -108,15 +126,15 @@ class Consumer:
             else:
                 _log.warning("refused: %s: %s", line.source, event)
                 refused.append(Refused(event, line.source, line.data.decode(errors="replace"), now.isoformat()))
-        return events, dict(batch.position), refused
+        return events, refused
 
     def _tend(self) -> None:
         """Land, forget and tidy up; what fails is tried again later, and events go on coming in meanwhile."""
         now = self._now()
-        if now - self._tended < _TEND_EVERY:
+        if _is_within(now - self._tended, _TEND_EVERY):
             return
         self._tended = now
-        late = now - self._tended_late >= _LATE_EVERY
+        late = not _is_within(now - self._tended_late, _LATE_EVERY)
         try:
             for path in land(self._store, self._landing_folder, now, self._grace, late):
                 _log.info("landed %s", path)
@@ -131,18 +149,28 @@ class Consumer:
                 self._tended_late = now
 
     def _forget(self, now: datetime.datetime) -> None:
-        """Events stay while a snapshot is there that does not contain their day; ids as long as the settings say."""
+        """Events stay while a snapshot is there that does not contain their day; ids as long as the settings say.
+
+        What is forgotten is forgotten, so a clock that runs ahead is not believed: an event must have come that late.
+        """
+        if self._newest is None:
+            return
         days = [day for day in map(snapshot_day, self._store.versions()) if day]
         events_before = min(days) + datetime.timedelta(days=1) if days else None
-        forgotten = events_before, (now - self._remembered).date()
+        forgotten = events_before, min(now.date(), self._newest) - self._remembered
         if forgotten != self._forgotten:
             self._store.forget(*forgotten)
             self._forgotten = forgotten
 
 
+def _is_within(passed: datetime.timedelta, every: datetime.timedelta) -> bool:
+    """Whether it is not time again; it is where the clock was set back."""
+    return datetime.timedelta(0) <= passed < every
+
+
 @contextlib.contextmanager
 def consuming(
-    environment: Environment, settings: ServingSettings, now: Callable[[], datetime.datetime] = utc_now
+    environment: "Environment", settings: "ServingSettings", now: Callable[[], datetime.datetime] = utc_now
 ) -> Iterator[Consumer]:
     """The consumer of a data directory, the only one there.
 
@@ -160,6 +188,7 @@ def consuming(
             raise StoreError(f"another consumer runs on {folder}; one is enough, end it first") from error
         store = open_store(settings.store, folder, now)
         try:
-            yield Consumer(store, open_stream(settings, store, folder), environment.data_dir, settings, now)
+            stream = open_stream(settings, store, folder)
+            yield Consumer(store, stream, environment.data_dir, settings.grace_minutes, settings.remembered_days, now)
         finally:
             store.close()

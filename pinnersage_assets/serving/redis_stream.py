@@ -94,6 +94,8 @@ class RedisStream:
                     return _batch(entries)
                 self._look_for_losses()
                 self._looked = time.monotonic()
+                # The server may have answered a predecessor of ours after it was killed.
+                self._unacknowledged = "0"
             return _batch(self._entries(">", most, max(1, round(1000 * min(seconds, _WAIT)))))
 
     def acknowledge(self, batch: Batch) -> None:

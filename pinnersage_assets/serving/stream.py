@@ -7,10 +7,12 @@ once is the store's business.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pinnersage_assets.serving.store import Position, Store
-from pinnersage_assets.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from pinnersage_assets.settings import ServingSettings
 
 
 class Line(NamedTuple):
@@ -64,7 +66,7 @@ class Stream(Protocol):
         """Put events, JSON each, into the stream; what producers in Python may use."""
 
 
-def open_stream(settings: ServingSettings, store: Store, folder: Path) -> Stream:
+def open_stream(settings: "ServingSettings", store: Store, folder: Path) -> Stream:
     """The stream that the setting `serving.stream` names.
 
     Args:

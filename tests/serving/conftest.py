@@ -19,8 +19,15 @@ from pinnersage_assets.serving.store import StoreError, open_store
 PASSWORD = "pass word/of: our@own"
 
 _PROCESSES = multiprocessing.get_context("forkserver")
+# Not the settings: they compute with Polars as they load, and its threads do not survive a fork.
 _PROCESSES.set_forkserver_preload(
-    ["pytest", "pinnersage_assets.serving.consumer", "pinnersage_assets.serving.lmdb_store", "polars"]
+    [
+        "pytest",
+        "pinnersage_assets.serving.consumer",
+        "pinnersage_assets.serving.file_stream",
+        "pinnersage_assets.serving.lmdb_store",
+        "pinnersage_assets.serving.redis_stream",
+    ]
 )
 
 
@@ -103,6 +110,6 @@ def address(request) -> str:
 
 @pytest.fixture
 def store(address, tmp_path):
-    store = open_store(address, tmp_path / "serving", lambda: datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC))
+    store = open_store(address, tmp_path / "serving", lambda: datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC))
     yield store
     store.close()
