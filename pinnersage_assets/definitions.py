@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule
+from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule, landed_events
 from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, serving, sql, users
 from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
@@ -48,6 +48,7 @@ def _build() -> dg.Definitions:
         asset_checks=[_checked(spec) for asset in assets for spec in asset.specs],
         jobs=JOBS,
         schedules=[daily_schedule],
+        sensors=[landed_events],
         resources=build_resources(ENVIRONMENT, SETTINGS),
         executor=EXECUTOR,
     )

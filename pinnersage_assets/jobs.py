@@ -1,12 +1,20 @@
-"""The jobs and the schedule.
+"""The jobs, and what asks for the daily one: a schedule, or a sensor.
 
 ``daily`` is what runs every day. The others make up the past that it needs: `backfill` runs them, and they can be
 launched over a range of partitions in the UI.
 """
 
+import datetime
+import hashlib
+import json
 import warnings
+from pathlib import Path
 
 import dagster as dg
+
+from pinnersage_assets.partitions import DAILY
+from pinnersage_assets.sources.landing import LandingError, day_folder, landed_days
+from pinnersage_assets.sources.source import Source
 
 # Steps of one run share one database file and run one after another; what can be parallel is parallel inside a step.
 EXECUTOR = dg.in_process_executor
@@ -54,3 +62,40 @@ daily_schedule = dg.build_schedule_from_partitioned_job(
     hour_of_day=1,
     minute_of_hour=0,
 )
+
+
+@dg.sensor(
+    job=daily,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Asks for the daily job of every complete day (UTC) whose events the service has landed, and again "
+    "when late ones have. Use this, or the schedule, which asks for yesterday at 01:00 whatever has landed; not both.",
+)
+def landed_events(context: dg.SensorEvaluationContext, source: Source) -> dg.SensorResult | dg.SkipReason:
+    """Compare the landed files, by name and size, with those of the cursor: a day is asked for once in each state."""
+    if source.kind != "landing":
+        return dg.SkipReason("PINNERSAGE_SOURCE is simulated: the lineage does not read what events have landed")
+    folder, asked = Path(source.landing_folder), json.loads(context.cursor or "{}")
+    today = datetime.datetime.now(datetime.UTC)
+    partitions = set(DAILY.get_partition_keys(current_time=today))
+    try:
+        days = [str(day) for day in landed_days(folder, "actions") if str(day) in partitions]
+        states = {day: _landed_state(folder, day) for day in days}
+    except (LandingError, OSError) as error:
+        return dg.SkipReason(str(error))
+    states = {day: state for day, state in states.items() if state}
+    requests = [
+        dg.RunRequest(run_key=f"{day} {state}", partition_key=day)
+        for day, state in states.items()
+        if asked.get(day) != state
+    ]
+    if not requests:
+        return dg.SkipReason(f"no events of a complete day have landed in {folder} since it was last asked for")
+    return dg.SensorResult(run_requests=requests, cursor=json.dumps(states))
+
+
+def _landed_state(folder: Path, day: str) -> str:
+    """Stands for the names and sizes of the files that the service has landed; empty where there are none."""
+    paths = sorted(day_folder(folder, "actions", datetime.date.fromisoformat(day)).glob("events-*.parquet"))
+    files = [(path.name, path.stat().st_size) for path in paths]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] if files else ""

@@ -3,11 +3,14 @@
 import datetime
 
 import dagster as dg
+import polars as pl
 import pytest
 from world import START, World, failures, on, small_settings
 
 from pinnersage_assets.definitions import defs
 from pinnersage_assets.partitions import DAILY
+from pinnersage_assets.sources.landing import write_day, write_parquet_atomically
+from pinnersage_assets.sources.source import Source
 from pinnersage_assets.warehouse.tables import all_tables
 
 UTC = datetime.UTC
@@ -58,6 +61,60 @@ def test_the_schedule_ticks_once_a_day_after_the_day_is_over():
 def test_on_the_first_day_there_is_nothing_to_ask_for():
     _, requests = asked_for(datetime.datetime(2026, 1, 1, 1, 0, tzinfo=UTC))
     assert not requests
+
+
+# --- The sensor
+
+
+def tick(folder, cursor=None, kind="landing"):
+    """What the sensor answers: partitions asked for with their run keys, and the cursor; or why it asks for none."""
+    source = Source(kind=kind, landing_folder=str(folder), start_date=str(START))
+    context = dg.build_sensor_context(cursor=cursor, resources={"source": source})
+    answer = defs.resolve_sensor_def("landed_events")(context)
+    if isinstance(answer, dg.SkipReason):
+        return answer.skip_message
+    return {request.partition_key: request.run_key for request in answer.run_requests}, answer.cursor
+
+
+def land(folder, day, number=0, rows=1):
+    now = datetime.datetime.combine(day, datetime.time())
+    frame = pl.DataFrame({"user_id": [1] * rows, "pin_id": range(rows), "action": ["repin"] * rows, "ts": [now] * rows})
+    write_parquet_atomically(frame, folder / "actions" / f"dt={day}" / f"events-{number:04}.parquet")
+
+
+def test_the_sensor_asks_for_each_complete_day_once_until_more_lands(tmp_path):
+    assert "no events of a complete day" in tick(tmp_path)
+    for day in (START, on(1), datetime.datetime.now(UTC).date(), days_before(START, 1)):
+        land(tmp_path, day)
+    # Others' files are not the service's.
+    write_day(tmp_path, "actions", on(2), pl.read_parquet(tmp_path / "actions" / f"dt={on(1)}" / "*.parquet"))
+    first, cursor = tick(tmp_path)
+    assert list(first) == [str(START), str(on(1))]
+    assert "no events of a complete day" in tick(tmp_path, cursor)
+    land(tmp_path, on(1), number=1)
+    (tmp_path / "actions" / f"dt={on(1)}" / ".events-0002.parquet.1.tmp").write_text("half written")
+    second, cursor = tick(tmp_path, cursor)
+    assert list(second) == [str(on(1))]
+    assert second[str(on(1))] != first[str(on(1))]
+    assert "no events of a complete day" in tick(tmp_path, cursor)
+    # Without its cursor it asks by the same keys, by which Dagster knows what has run.
+    assert tick(tmp_path)[0] == first | second
+
+
+def test_the_sensor_says_that_simulated_data_does_not_land(tmp_path):
+    land(tmp_path, START)
+    assert "PINNERSAGE_SOURCE is simulated" in tick(tmp_path, kind="simulated")
+
+
+def test_the_sensor_names_a_folder_that_is_never_read(tmp_path):
+    (tmp_path / "actions" / "dt=20260101").mkdir(parents=True)
+    assert "actions/dt=20260101 is never read" in tick(tmp_path)
+
+
+def test_the_sensor_is_off_until_somebody_wants_it_and_runs_the_daily_job():
+    sensor = defs.resolve_sensor_def("landed_events")
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    assert sensor.job_name == "daily"
 
 
 # --- Jobs

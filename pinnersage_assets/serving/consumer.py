@@ -124,8 +124,9 @@ class Consumer:
             if isinstance(event, Event):
                 events.append(event)
             else:
-                _log.warning("refused: %s: %s", line.source, event)
                 refused.append(Refused(event, line.source, line.data.decode(errors="replace"), now.isoformat()))
+        if refused:
+            _log.warning("refused %d lines, the first at %s: %s", len(refused), refused[0].source, refused[0].reason)
         return events, refused
 
     def _tend(self) -> None:

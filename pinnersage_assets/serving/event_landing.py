@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pinnersage_assets.files import remove_leftovers, written_atomically
+from pinnersage_assets.files import remove_leftovers, sync, written_atomically
 from pinnersage_assets.serving.store import Landing, Store
 from pinnersage_assets.sources.landing import day_folder, write_parquet_atomically
 
@@ -58,6 +58,7 @@ def land_refused(store: Store, folder: Path) -> Iterator[Path]:
         path = folder / f"dt={refused.time[:10]}" / f"refused-{first:08}.jsonl"
         with written_atomically(path) as hidden:
             hidden.write_bytes(b"".join(one.to_json() + b"\n" for _, one in rows))
+        sync(folder)
         store.drop_refused(last)
         yield path
 
@@ -81,6 +82,9 @@ def _write(store: Store, folder: Path, landing: Landing) -> Path:
     if path.parent.exists():
         remove_leftovers(path.parent)
     write_parquet_atomically(frame, path)
+    # The day's folder may be new, and lasts once the folders above it say so.
+    sync(path.parent.parent)
+    sync(folder)
     store.confirm(landing)
     return path
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pinnersage_assets.files import sync
 from pinnersage_assets.serving.events import LARGEST_EVENT
 from pinnersage_assets.serving.store import Position, StoreError, utc_now
 from pinnersage_assets.serving.stream import Batch, Line
@@ -75,13 +74,20 @@ class FileStream:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._now().date()}{_SUFFIX}"
         data = b"".join(line + b"\n" for line in lines)
-        with path.open("ab") as file:
-            size = file.tell()
+        # Several may append at a time: what one call writes stays together.
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(file).st_size
             if size and not _read_at(path, size - 1, 1).endswith(b"\n"):
                 # Somebody was killed in the middle of a line.
                 data = b"\n" + data
-            file.write(data)
-        sync(path)
+            while data:
+                data = data[os.write(file, data) :]
+            os.fsync(file)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be appended to: {error}. Make room, and send the events again") from error
+        finally:
+            os.close(file)
 
     def _read_what_is_there(self, most: int) -> Batch:
         files = self._files()

@@ -150,6 +150,7 @@ class Store(Protocol):
 
         Raises:
             MissingSnapshotError: there is no such version.
+            records.CorruptRecordError: what is stored is no record.
         """
 
     def describe(self, version: str) -> SnapshotContent:

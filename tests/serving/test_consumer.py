@@ -11,7 +11,6 @@ import time
 
 import polars as pl
 import pytest
-from conftest import RedisServer
 from consuming import (
     DAY,
     UTC,
@@ -24,6 +23,7 @@ from consuming import (
     rows,
     some_traffic,
 )
+from redis_server import RedisServer
 
 from pinnersage_assets.serving import consumer as module
 from pinnersage_assets.serving.consumer import consuming

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, RedisServer
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis_server import PASSWORD, RedisServer
 
 from pinnersage_assets.serving.events import Event
 from pinnersage_assets.serving.packing import microseconds
