@@ -267,7 +267,7 @@ def test_a_gap_in_the_window_is_a_failed_check_that_says_how_to_close_it(undistu
     assert not result.success
     failed = [c for c in result.get_asset_check_evaluations() if not c.passed]
     # Those that read the window, and nothing that is blocked.
-    names = ("protocol", "calibration_trials", "next_action", "action_ages", "diversity")
+    names = ("protocol", "calibration_trials", "next_action", "action_ages", "diversity", "online_agreement")
     readers = {"users__clusters"} | {f"evaluation__{name}" for name in names}
     assert {"__".join(c.asset_key.path) for c in failed} == readers
     for check in failed:
