@@ -14,13 +14,17 @@ from pinnersage_assets.warehouse.database import Warehouse
 
 # Below this a pin in ten or so is with others than it would be: the two models are no longer the same for most users.
 _LEAST_AGREEMENT = 0.9
+# Of fewer users the mean says little.
+_FEWEST_USERS = 30
 
 ONLINE_AGREES = PartitionCheck(
     "online_agrees",
-    f"The mean adjusted Rand index of the online model with clustering anew is at least {_LEAST_AGREEMENT:g}.",
+    f"The mean adjusted Rand index of the online model with clustering anew, of {_FEWEST_USERS} users or more, is at "
+    f"least {_LEAST_AGREEMENT:g}.",
     f"""
     SELECT dt, avg(adjusted_rand_index) AS adjusted_rand_index, count(*) AS users FROM evaluation.online_agreement
-    WHERE dt BETWEEN $first AND $last GROUP BY dt HAVING avg(adjusted_rand_index) < {_LEAST_AGREEMENT}
+    WHERE dt BETWEEN $first AND $last GROUP BY dt
+    HAVING avg(adjusted_rand_index) < {_LEAST_AGREEMENT} AND count(*) >= {_FEWEST_USERS}
     """,
     blocking=False,
     advice="Compare the rows `online` and `reclustered` of evaluation.retrieval of {day}: if recall suffers too, store "
