@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from pinnersage_assets.partitions import DAILY
-from pinnersage_assets.sources.landing import LandingError, day_folder, landed_days
+from pinnersage_assets.sources.landing import day_folder
 from pinnersage_assets.sources.source import Source
 
 # Steps of one run share one database file and run one after another; what can be parallel is parallel inside a step.
@@ -76,14 +76,8 @@ def landed_events(context: dg.SensorEvaluationContext, source: Source) -> dg.Sen
     if source.kind != "landing":
         return dg.SkipReason("PINNERSAGE_SOURCE is simulated: the lineage does not read what events have landed")
     folder, asked = Path(source.landing_folder), json.loads(context.cursor or "{}")
-    today = datetime.datetime.now(datetime.UTC)
-    partitions = set(DAILY.get_partition_keys(current_time=today))
-    try:
-        days = [str(day) for day in landed_days(folder, "actions") if str(day) in partitions]
-        states = {day: _landed_state(folder, day) for day in days}
-    except (LandingError, OSError) as error:
-        return dg.SkipReason(str(error))
-    states = {day: state for day, state in states.items() if state}
+    complete = DAILY.get_partition_keys(current_time=datetime.datetime.now(datetime.UTC))
+    states = {day: state for day in complete if (state := _landed_state(folder, day))}
     requests = [
         dg.RunRequest(run_key=f"{day} {state}", partition_key=day)
         for day, state in states.items()

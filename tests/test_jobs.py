@@ -106,11 +106,6 @@ def test_the_sensor_says_that_simulated_data_does_not_land(tmp_path):
     assert "PINNERSAGE_SOURCE is simulated" in tick(tmp_path, kind="simulated")
 
 
-def test_the_sensor_names_a_folder_that_is_never_read(tmp_path):
-    (tmp_path / "actions" / "dt=20260101").mkdir(parents=True)
-    assert "actions/dt=20260101 is never read" in tick(tmp_path)
-
-
 def test_the_sensor_is_off_until_somebody_wants_it_and_runs_the_daily_job():
     sensor = defs.resolve_sensor_def("landed_events")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
