@@ -7,24 +7,21 @@ loopback by another one, on the same two processors: at 300 requests a second th
 earlier ones have been answered or not, each for 400 candidates of a random user; and as fast as 16 connections can.
 Latencies count from the moment at which a request should have been sent.
 
-The peer of the consumer is to commit every event by itself; what the update of clusters costs is in
+More of the consumer is in ``benchmarks/consumer.py``, and what the update of clusters costs in
 ``benchmarks/online_update.py``.
 """
 
 import asyncio
-import contextlib
 import datetime
 import json
 import multiprocessing
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -146,51 +143,23 @@ def _events(number_of_users: int) -> list[Event]:
 def consume(data: Path, number_of_users: int) -> None:
     """Events per second from the stream into the store; the peer commits each by itself, as durably."""
     events = _events(number_of_users)
-    lines = [to_json(event) for event in events]
-    speeds = {}
-    with contextlib.ExitStack() as servers:
-        addresses = ["lmdb"]
-        if shutil.which("redis-server"):
-            addresses.append(servers.enter_context(_redis_server(data)))
-        for address in addresses:
-            speeds |= _speeds(data, address, events, lines)
-    for name, speed in speeds.items():
-        print(f"events, {name:25} {speed:10,.0f} a second   x {speed / speeds['files to lmdb']:.2f}")
-
-
-def _speeds(data: Path, address: str, events: list[Event], lines: list[bytes]) -> dict[str, float]:
-    speeds = {}
-    name = address.partition(":")[0]
-    stream_name = "files" if name == "lmdb" else "redis"
-    settings = SETTINGS.serving.model_copy(update={"store": address, "stream": stream_name})
-    with closing(open_store(address, data / "serving")) as store:
-        stream = open_stream(settings, store, data / "serving")
-        consumer = Consumer(store, stream, data, settings, now=lambda: MIDNIGHT + datetime.timedelta(hours=9))
+    with closing(open_store(SETTINGS.serving.store, data / "serving")) as store:
+        stream = open_stream(SETTINGS.serving, store, data / "serving")
+        now = MIDNIGHT + datetime.timedelta(hours=9)
+        consumer = Consumer(store, stream, data, SETTINGS.serving, now=lambda: now)
         consumer.resume()
-        stream.send(lines)
+        stream.send(to_json(event) for event in events)
         started = time.perf_counter()
         while consumer.counts.new < len(events):
             consumer.step(1.0)
-        speeds[f"{stream_name} to {name}"] = len(events) / (time.perf_counter() - started)
+        together = len(events) / (time.perf_counter() - started)
         more = [event._replace(event_id=f"single-{event.event_id}") for event in events[:200]]
         started = time.perf_counter()
         for event in more:
             store.commit([event], None)
-        speeds[f"{name}, each by itself"] = len(more) / (time.perf_counter() - started)
-    return speeds
-
-
-@contextlib.contextmanager
-def _redis_server(folder: Path) -> Iterator[str]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            _wait(lambda: socket.create_connection(("127.0.0.1", port)).close())
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
+        single = len(more) / (time.perf_counter() - started)
+    print(f"{len(events):,} events through the consumer    {together:10,.0f} a second   x 1.00")
+    print(f"each committed by itself           {single:10,.0f} a second   x {single / together:.3f}")
 
 
 # --- Requests
