@@ -146,7 +146,7 @@ def consume(data: Path, number_of_users: int) -> None:
     with closing(open_store(SETTINGS.serving.store, data / "serving")) as store:
         stream = open_stream(SETTINGS.serving, store, data / "serving")
         now = MIDNIGHT + datetime.timedelta(hours=9)
-        consumer = Consumer(store, stream, data, SETTINGS.serving, now=lambda: now)
+        consumer = Consumer(store, stream, data, grace_minutes=5, remembered_days=7, now=lambda: now)
         consumer.resume()
         stream.send(to_json(event) for event in events)
         started = time.perf_counter()
