@@ -113,7 +113,7 @@ class Consumer:
                 newest = max(event.time for event in events).date()
                 self._newest = max(newest, self._newest or newest)
         # A day whose events still wait in the stream does not land yet.
-        if len(batch.lines) < _BATCH:
+        if not batch.more:
             self._tend()
         return len(batch.lines)
 

@@ -91,17 +91,18 @@ class FileStream:
 
     def _read_what_is_there(self, most: int) -> Batch:
         files = self._files()
-        batch = Batch(position={})
+        lines, position, more = [], {}, False
         for name in self._places.keys() - files.keys():
             self._forget_file(name)
-            batch.position[name] = ""
+            position[name] = ""
         # Each file has its turn, however much there is in others.
         for name in sorted(files, key=lambda name: (name <= self._last, name)):
-            if len(batch.lines) >= most:
+            if len(lines) >= most:
+                more = True
                 break
             place = self._places.get(name, (0, ""))
             try:
-                self._read_file(name, *files[name], most - len(batch.lines), batch.lines)
+                more |= self._read_file(name, *files[name], most - len(lines), lines)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -109,9 +110,9 @@ class FileStream:
                 continue
             if self._places.get(name, place) != place:
                 offset, fingerprint = self._places[name]
-                batch.position[name] = f"{offset}:{fingerprint}"
+                position[name] = f"{offset}:{fingerprint}"
                 self._last = name
-        return batch
+        return Batch(lines, position, more=more)
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Size and inode of each."""
@@ -126,11 +127,11 @@ class FileStream:
         except OSError as error:
             raise StoreError(f"{self._folder} must be a folder that can be read: {error}") from error
 
-    def _read_file(self, name: str, size: int, inode: int, most: int, lines: list[Line]) -> None:
-        """Add new lines of a file, and move its place."""
+    def _read_file(self, name: str, size: int, inode: int, most: int, lines: list[Line]) -> bool:
+        """Add new lines of a file, and move its place; whether there may be more."""
         offset, fingerprint = self._places.get(name, (0, ""))
         if self._looks.get(name) == (size, inode) and size <= max(offset, self._sought.get(name, 0)):
-            return
+            return False
         path = self._folder / name
         before = min(offset, _FINGERPRINTED)
         data = _read_at(path, offset - before, before + _READ)
@@ -147,8 +148,8 @@ class FileStream:
         end = data.rfind(b"\n", before) + 1
         if not end:
             if len(data) - before >= _READ:
-                self._pass_long_line(name, path, offset, data[before:], lines)
-            return
+                return self._pass_long_line(name, path, offset, data[before:], lines)
+            return False
         start = before
         for line in data[before : end - 1].split(b"\n", most):
             if most == 0:
@@ -158,11 +159,11 @@ class FileStream:
                 lines.append(Line(f"{name}:{offset - before + start}", line))
             start += len(line) + 1
         self._places[name] = offset - before + start, _fingerprint(data[max(0, start - _FINGERPRINTED) : start])
-        # More may be there than was read.
         self._looks.pop(name)
+        return start < end or len(data) - before >= _READ
 
-    def _pass_long_line(self, name: str, path: Path, offset: int, data: bytes, lines: list[Line]) -> None:
-        """Refuse a line that is too long for an event once its end is there."""
+    def _pass_long_line(self, name: str, path: Path, offset: int, data: bytes, lines: list[Line]) -> bool:
+        """Refuse a line that is too long for an event once its end is there; whether it is."""
         sought = self._sought.get(name, offset + len(data))
         while more := _read_at(path, sought, _READ):
             end = more.find(b"\n") + 1
@@ -174,9 +175,10 @@ class FileStream:
                 self._places[name] = sought, _fingerprint(tail)
                 self._sought.pop(name, None)
                 self._looks.pop(name)
-                return
+                return True
             sought += len(more)
         self._sought[name] = sought
+        return False
 
     def _forget_file(self, name: str) -> None:
         offset, _ = self._places.pop(name)

@@ -86,17 +86,18 @@ class RedisStream:
                 entries = self._entries(self._unacknowledged, most, None)
                 if entries:
                     self._unacknowledged = entries[-1][0].decode()
-                    return _batch(entries)
+                    return _batch(entries, more=True)
                 self._unacknowledged = None
             if time.monotonic() - self._looked >= _LOOK:
                 entries = self._left_behind(most)
                 if entries:
-                    return _batch(entries)
+                    return _batch(entries, more=True)
                 self._look_for_losses()
                 self._looked = time.monotonic()
                 # The server may have answered a predecessor of ours after it was killed.
                 self._unacknowledged = "0"
-            return _batch(self._entries(">", most, max(1, round(1000 * min(seconds, _WAIT)))))
+            entries = self._entries(">", most, max(1, round(1000 * min(seconds, _WAIT))))
+            return _batch(entries, more=len(entries) >= most)
 
     def acknowledge(self, batch: Batch) -> None:
         """As of `Stream`."""
@@ -153,12 +154,12 @@ class RedisStream:
         self._complaint = complaint
 
 
-def _batch(entries: list[tuple[bytes, dict | None]]) -> Batch:
+def _batch(entries: list[tuple[bytes, dict | None]], more: bool) -> Batch:
     if not entries:
         return Batch()
     lines = [_line(entry, fields) for entry, fields in entries]
     ids = tuple(entry for entry, _ in entries)
-    return Batch(lines, {STREAM: max(ids, key=lambda i: _order(i.decode())).decode()}, ids)
+    return Batch(lines, {STREAM: max(ids, key=lambda i: _order(i.decode())).decode()}, ids, more)
 
 
 def _line(entry: bytes, fields: dict | None) -> Line:

@@ -37,11 +37,13 @@ class Batch:
         lines: in the order of the stream.
         position: to be committed together with the lines.
         receipt: what the stream acknowledges them by.
+        more: whether more may be there already.
     """
 
     lines: list[Line] = field(default_factory=list)
     position: Position = field(default_factory=dict)
     receipt: tuple = ()
+    more: bool = False
 
 
 class Stream(Protocol):

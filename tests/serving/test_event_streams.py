@@ -104,7 +104,10 @@ def test_more_than_is_read_at_once(folder, monkeypatch):
     lines = [b"x" * (n % 20) + b"!" for n in range(50)]
     (folder / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     stream = reader(folder)
+    assert stream.read(100, 0).more
+    stream.resume({})
     assert read_all(stream) == lines
+    assert not stream.read(100, 0).more
     # A line that is never over does not hold up other files, and is refused once it is.
     append(folder / "a.jsonl", b"y" * 1000)
     append(folder / "b.jsonl", b"other\n")
@@ -204,7 +207,10 @@ def test_entries_come_once_they_are_acknowledged(server, stream):
     # Killed before the acknowledgement; it comes again to the same consumer, in parts too.
     again = open_consumer(server, "one")
     assert data(again.read(3, 0)) == [b"0", b"1", b"2"]
-    assert data(again.read(3, 0)) == [b"3"]
+    rest = again.read(3, 0)
+    assert data(rest) == [b"3"]
+    # What is new waits still.
+    assert rest.more
     again.acknowledge(first)
     assert read_all(again) == [b"4", b"5", b"6", b"7", b"8", b"9"]
     assert read_all(open_consumer(server, "one")) == []
