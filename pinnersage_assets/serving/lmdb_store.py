@@ -74,6 +74,8 @@ _TABLES = ("ids", "events", "waiting", "landed", "refused", "refusals", "notes")
 _AT_ONCE = 20_000
 # Events of a landing file, at most.
 _LARGEST_LANDING = 500_000
+# Snapshots that are kept open.
+_OPEN_AT_ONCE = 4
 _SUFFIX = ".lmdb"
 _LANDING = struct.Struct(">QI")
 _COUNTS = struct.Struct(">QQQ")
@@ -185,9 +187,15 @@ class LmdbStore:
         if known is None or known[0] != identity:
             # It never changes, so it is read without locks.
             options = {"readonly": True, "lock": False, "subdir": False, "map_size": max(size, 4096)}
-            known = identity, _share(identity, path, options)
+            opened = _share(identity, path, options)
+            if opened is None:
+                return self._snapshot(version)
+            known = identity, opened
             _check_whole(known[1].environment, path, size)
             self._snapshots_open[version] = known
+            # A service goes from day to day: what it has gone on from, nobody asks for.
+            while len(self._snapshots_open) > _OPEN_AT_ONCE:
+                self._snapshots_open.pop(next(iter(self._snapshots_open)), None)
         return known[1].environment
 
     # --- Events: the consumer's side
@@ -474,11 +482,17 @@ def _identity(path: Path) -> tuple[tuple[int, int, int], int]:
 
 def _share(
     identity: tuple[int, int, int], path: Path, options: dict[str, object], tables: Sequence[str] = ()
-) -> _Opened:
+) -> _Opened | None:
+    """The file of that identity, opened; None where the path has become another file meanwhile."""
     with _sharing, _failing_on(path):
         opened = _shared.get(identity)
         if opened is None:
-            opened = _shared[identity] = _Opened(path, tables, **options)
+            opened = _Opened(path, tables, **options)
+            with contextlib.suppress(FileNotFoundError):
+                if _identity(path)[0] == identity:
+                    _shared[identity] = opened
+                    return opened
+            return None
         return opened
 
 

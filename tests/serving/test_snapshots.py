@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -174,16 +175,15 @@ def test_readers_go_on_while_the_next_one_is_written(store, address, tmp_path):
                 if not any(same(found, version[user_id]) for version in versions):
                     wrong.append(found)
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for thread in readers:
-        thread.start()
+    pool = ThreadPoolExecutor(2)
+    readers = [pool.submit(read) for _ in range(2)]
     for n in range(1, 15):
         store.write_snapshot("2026-03-01", versions[n % 2].items())
         store.write_snapshot(f"2026-04-{n:02}", versions[0].items())
         store.drop_snapshots(["2026-03-01"])
     done.set()
-    for thread in readers:
-        thread.join()
+    for reader in readers:
+        reader.result()
     assert not wrong
     assert reads[0] > 50
 
