@@ -130,11 +130,13 @@ class Follower:
     def __init__(self, published: Path, data_folder: Path, settings: Settings, store: Store) -> None:
         """Open what there is; afterwards `start` looks for more."""
         self._published, self._open = published, lambda: open_served_day(published, data_folder, settings, store)
+        self.store = store
         self.is_embedded = store.name == "lmdb"
         """Whether the store is files of this machine, which answer at once."""
         self._seen: object = self  # nothing that a file could be
         self._current: ServedDay | None = None
         self._problem: str | None = None
+        self._looking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self.look()
@@ -157,24 +159,25 @@ class Follower:
 
     def look(self) -> None:
         """Open the published day if it is another than before; if that fails, the old one stays."""
-        try:
-            file = self._published.stat()
-            seen = file.st_ino, file.st_mtime_ns, file.st_size
-        except FileNotFoundError:
-            seen = None
-        if seen == self._seen and self._problem is None:
-            return
-        try:
-            opened = self._open()
-        except (NothingToServeError, PinFilesError, StoreError, CorruptRecordError, OSError, duckdb.Error) as error:
-            if str(error) != self._problem:
-                _log.error("%s", error)
-            self._problem = str(error)
-            return
-        if self._current is None or opened.version != self._current.version:
-            _log.info("answers are made from %s (%s) from now on", opened.day, opened.version)
-            self._current = opened
-        self._seen, self._problem = seen, None
+        with self._looking:
+            try:
+                file = self._published.stat()
+                seen = file.st_ino, file.st_mtime_ns, file.st_size
+            except FileNotFoundError:
+                seen = None
+            if seen == self._seen and self._problem is None:
+                return
+            try:
+                opened = self._open()
+            except (NothingToServeError, PinFilesError, StoreError, CorruptRecordError, OSError, duckdb.Error) as error:
+                if str(error) != self._problem:
+                    _log.error("%s", error)
+                self._problem = str(error)
+                return
+            if self._current is None or opened.version != self._current.version:
+                _log.info("answers are made from %s (%s) from now on", opened.day, opened.version)
+                self._current = opened
+            self._seen, self._problem = seen, None
 
     def start(self) -> None:
         """Look once a second from now on."""

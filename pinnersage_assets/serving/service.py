@@ -273,6 +273,9 @@ class _Metrics:
         self._answers = Counter("pinnersage_answers", "Recommendations by what they come from.", ["source"], **new)
         day = Gauge("pinnersage_served_day_timestamp_seconds", "Begin of the day that is served.", **new)
         day.set_function(lambda: _begin(follower))
+        events = Gauge("pinnersage_events", "Events that came, since the store began.", ["outcome"], **new)
+        for outcome in ("new", "repeated", "refused"):
+            events.labels(outcome).set_function(lambda name=outcome: _events(follower, name))
         stale = Gauge("pinnersage_stale", "1 where the newest published day cannot be opened.", **new)
         stale.set_function(lambda: float(follower.problem is not None))
 
@@ -280,6 +283,13 @@ class _Metrics:
         self._answers.labels(found.source).inc()
         for query in found.queries:
             self._medoids.labels(str(query.is_cached).lower()).inc()
+
+
+def _events(follower: Follower, outcome: str) -> float:
+    try:
+        return float(getattr(follower.store.totals(), outcome))
+    except StoreError:
+        return float("nan")
 
 
 def _begin(follower: Follower) -> float:

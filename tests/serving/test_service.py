@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from served_data import CORPUS, DAY, USERS, pin_id, publish_day
 
+from pinnersage_assets.serving.events import Event
 from pinnersage_assets.serving.served_day import Follower
 from pinnersage_assets.serving.server import check_address
 from pinnersage_assets.serving.service import create_app
@@ -132,6 +133,7 @@ def test_a_body_is_refused(service):
 def test_health_and_metrics(service):
     status, answer, _ = service.ask("/health")
     assert (status, answer["status"], answer["day"], answer["users"]) == (200, "ok", str(DAY), len(USERS))
+    service.store.commit([Event("a", 5, 10, "click", NOON)], None)
     service.ask("/users/1/recommendations")
     service.ask("/nowhere/1")
     text = service.ask("/metrics")[1]
@@ -139,6 +141,7 @@ def test_health_and_metrics(service):
     assert 'pinnersage_requests_total{route="none",status="404"}' in text
     assert 'pinnersage_medoids_total{cached="true"}' in text
     assert "pinnersage_stale 0.0" in text
+    assert 'pinnersage_events{outcome="new"} 1.0' in text
 
 
 def test_the_page_describes_every_address_and_loads_nothing_from_elsewhere(service):
