@@ -5,11 +5,16 @@ one write and closed at once, and whoever finds the file taken waits. People do 
 copy (`publishing`), which no run ever waits for.
 """
 
+import functools
+import itertools
+import os
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,30 +110,24 @@ class Warehouse(DuckDBResource):
 
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection = self._wait_for_connection(read_only)
+        instance = _instance(os.getpid(), tuple(sorted(self.connection_config.items())))
+        connection = self._wait_for_connection(instance, read_only)
         try:
             yield connection
         finally:
-            connection.close()
+            instance.release(self.database, connection)
 
-    def _wait_for_connection(self, read_only: bool) -> duckdb.DuckDBPyConnection:
-        # Python variables must never stand in for tables: a local called `pins` would shadow one.
-        config = {"custom_user_agent": "dagster", "python_enable_replacements": False}
+    def _wait_for_connection(self, instance: "_Instance", read_only: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.lock_timeout_seconds
         while True:
             try:
-                connection = duckdb.connect(
-                    self.database, read_only=read_only, config={**config, **self.connection_config}
-                )
+                return instance.connect(self.database, read_only)
             except duckdb.IOException as error:
                 # The whole phrase: "lock" alone may be part of the file's path.
                 if "could not set lock" not in str(error).lower():
                     raise
                 if time.monotonic() > deadline:
                     raise WarehouseLockedError(self._locked_message(str(error))) from error
-            else:
-                connection.execute("SET TimeZone = 'UTC'")
-                return connection
             # Waiting for a random time keeps two waiting processes from retrying in step.
             time.sleep(random.uniform(0.02, 0.1))
 
@@ -139,3 +138,62 @@ class Warehouse(DuckDBResource):
             f"{self.lock_timeout_seconds:.0f} s. Close it there: only runs open this file. "
             f"Query {self.published} instead, which never blocks a run."
         )
+
+
+@dataclass
+class _Attached:
+    alias: str
+    read_only: bool
+    connections: int = 0
+
+
+class _Instance:
+    """A DuckDB that lives as long as the process, to which files are attached while they are read or written.
+
+    To start one takes as long as a dozen small queries, and a day's run makes hundreds of connections.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        # Python variables must never stand in for tables: a local called `pins` would shadow one.
+        config = {"custom_user_agent": "dagster", "python_enable_replacements": False, **config}
+        self._connection = duckdb.connect(":memory:", config=config)
+        self._attached: dict[str, _Attached] = {}
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+
+    def connect(self, path: str, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """A connection whose tables are those of a file.
+
+        Raises:
+            duckdb.IOException: the file cannot be attached; another process has it, for example, or readers of this
+                one do, and it is to be written.
+        """
+        with self._lock:
+            connection = self._connection.cursor()
+            file = self._attached.get(path)
+            if file is None:
+                file = _Attached(f"warehouse_{next(self._numbers)}", read_only)
+                quoted, mode = path.replace("'", "''"), "READ_ONLY" if read_only else "READ_WRITE"
+                connection.execute(f"ATTACH '{quoted}' AS {file.alias} ({mode})")
+                self._attached[path] = file
+            elif file.read_only and not read_only:
+                raise duckdb.IOException(f"Could not set lock on file {path}: this process reads it")
+            file.connections += 1
+            connection.execute(f"USE {file.alias}; SET TimeZone = 'UTC'")
+            return connection
+
+    def release(self, path: str, connection: duckdb.DuckDBPyConnection) -> None:
+        """Take a connection back; the last one of a file detaches it, which lets go of its lock."""
+        with self._lock:
+            file = self._attached[path]
+            file.connections -= 1
+            connection.close()
+            if not file.connections:
+                del self._attached[path]
+                self._connection.execute(f"DETACH {file.alias}")
+
+
+@functools.cache
+def _instance(process: int, config: tuple[tuple[str, Any], ...]) -> _Instance:
+    """The instance of a process: a fork has threads of its own, and so needs one of its own."""
+    return _Instance(dict(config))

@@ -38,7 +38,8 @@ def embedding_dimensions(connection: duckdb.DuckDBPyConnection) -> int:
 
 def _column_type(connection: duckdb.DuckDBPyConnection, schema: str, table: str) -> str | None:
     found = connection.execute(
-        "SELECT data_type FROM duckdb_columns() WHERE schema_name = ? AND table_name = ? AND column_name = 'embedding'",
+        "SELECT data_type FROM duckdb_columns() WHERE database_name = current_database() "
+        "AND schema_name = ? AND table_name = ? AND column_name = 'embedding'",
         [schema, table],
     ).fetchall()
     return found[0][0] if found else None

@@ -88,5 +88,5 @@ def unpublishable(connection: duckdb.DuckDBPyConnection, except_table: str) -> l
 
 def has_ledger(connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether anything was ever written."""
-    query = "SELECT count(*) FROM duckdb_tables() WHERE schema_name || '.' || table_name = ?"
-    return bool(connection.execute(query, [LEDGER]).fetchall()[0][0])
+    here = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE database_name = current_database()"
+    return (LEDGER,) in connection.execute(here).fetchall()

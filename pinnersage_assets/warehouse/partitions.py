@@ -120,7 +120,7 @@ def replace_partitions(
 
 def _create_tables(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """Create every declared table, so that a query about what was never written finds no rows rather than no table."""
-    listed = "SELECT schema_name || '.' || table_name FROM duckdb_tables()"
+    listed = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE database_name = current_database()"
     existing = {key for (key,) in connection.execute(listed).fetchall()}
     missing = {other.key: other for other in (*all_tables().values(), table) if other.key not in existing}
     # Finding the length of embeddings takes longer than all else here.

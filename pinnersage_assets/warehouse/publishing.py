@@ -17,6 +17,7 @@ from pinnersage_assets.files import sync
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.ledger import has_ledger, unpublishable
 
+_TABLES = "SELECT count(*) FROM duckdb_tables() WHERE NOT temporary AND database_name = current_database()"
 # How many partitions an error message lists.
 _LISTED = 10
 # Copied at a time.
@@ -76,7 +77,7 @@ def publish(
                 "is as it was."
             )
         before_copying(connection)
-        tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE NOT temporary").fetchall()[0][0]
+        tables = connection.execute(_TABLES).fetchall()[0][0]
         connection.execute("FORCE CHECKPOINT")
         try:
             temporary.unlink(missing_ok=True)
