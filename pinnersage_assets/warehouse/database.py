@@ -143,7 +143,6 @@ class Warehouse(DuckDBResource):
 @dataclass
 class _Attached:
     alias: str
-    read_only: bool
     connections: int = 0
 
 
@@ -165,19 +164,20 @@ class _Instance:
         """A connection whose tables are those of a file.
 
         Raises:
-            duckdb.IOException: the file cannot be attached; another process has it, for example, or readers of this
-                one do, and it is to be written.
+            duckdb.IOException: the file cannot be attached: another process has it, for example, or it is to be
+                written, and somebody in this one has it open.
         """
         with self._lock:
             connection = self._connection.cursor()
             file = self._attached.get(path)
             if file is None:
-                file = _Attached(f"warehouse_{next(self._numbers)}", read_only)
+                file = _Attached(f"warehouse_{next(self._numbers)}")
                 quoted, mode = path.replace("'", "''"), "READ_ONLY" if read_only else "READ_WRITE"
                 connection.execute(f"ATTACH '{quoted}' AS {file.alias} ({mode})")
                 self._attached[path] = file
-            elif file.read_only and not read_only:
-                raise duckdb.IOException(f"Could not set lock on file {path}: this process reads it")
+            elif not read_only:
+                connection.close()
+                raise duckdb.IOException(f"Could not set lock on file {path}: this process has it open")
             file.connections += 1
             connection.execute(f"USE {file.alias}; SET TimeZone = 'UTC'")
             return connection

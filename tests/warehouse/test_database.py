@@ -1,11 +1,15 @@
 import datetime
+import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
 
 from pinnersage_assets.warehouse.database import Warehouse, WarehouseLockedError
+from pinnersage_assets.warehouse.ledger import has_ledger
 
 DAY = datetime.date(2026, 3, 1)
 
@@ -127,3 +131,63 @@ def test_connections_are_closed_also_after_an_error(warehouse, write, impression
     # An open one in this process would refuse the other kind.
     write("raw.impressions", DAY, impressions(2))
     assert warehouse.read("SELECT pin_id FROM raw.impressions").item() == 2
+
+
+def test_two_warehouses_of_a_process_know_nothing_of_each_other(warehouse, write, impressions, tmp_path):
+    write("raw.impressions", DAY, impressions(1))
+    other = Warehouse(database=str(tmp_path / "it's another" / "pinnersage.duckdb"), published="")
+    with warehouse.get_reader() as one, other.get_connection() as connection:
+        connection.execute("CREATE SCHEMA raw; CREATE TABLE raw.impressions AS SELECT 7 AS pin_id")
+        assert not has_ledger(connection)
+        assert one.sql("SELECT pin_id FROM raw.impressions").fetchall() == [(1,)]
+        assert connection.sql("SELECT pin_id FROM raw.impressions").fetchall() == [(7,)]
+
+
+def test_a_writer_waits_for_the_readers_of_its_own_process(warehouse, write, impressions):
+    write("raw.impressions", DAY, impressions(1))
+    with warehouse.get_reader() as reader:
+        writer = threading.Thread(target=write, args=("raw.impressions", DAY, impressions(2)))
+        writer.start()
+        writer.join(timeout=0.3)
+        assert writer.is_alive()
+        assert reader.sql("SELECT pin_id FROM raw.impressions").fetchall() == [(1,)]
+    writer.join()
+    assert warehouse.read("SELECT pin_id FROM raw.impressions").item() == 2
+
+
+def test_the_lock_is_let_go_of_with_the_last_connection(warehouse, write, impressions, holder):
+    write("raw.impressions", DAY, impressions(1))
+    with warehouse.get_reader(), warehouse.get_reader():
+        pass
+    assert not list(Path(warehouse.database).parent.glob("*.wal"))
+    _, leave = holder(warehouse.database, False)
+    leave()
+
+
+def test_many_threads_read_and_write_one_after_another(warehouse, write, impressions):
+    write("raw.impressions", DAY, impressions(0))
+
+    def work(number: int) -> int:
+        if number % 5 == 0:
+            write("raw.impressions", DAY, impressions(number))
+        return warehouse.read("SELECT count(*) FROM raw.impressions").item()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(60))) == {1}
+
+
+def count_in_a_fork(warehouse, pipe) -> None:
+    pipe.send(warehouse.read("SELECT count(*) FROM raw.impressions").item())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_reads_with_an_instance_of_its_own(warehouse, write, impressions):
+    write("raw.impressions", DAY, impressions(1, 2))
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=count_in_a_fork, args=(warehouse, theirs))
+    process.start()
+    assert ours.poll(30)
+    assert ours.recv() == 2
+    process.join(30)
+    assert process.exitcode == 0
