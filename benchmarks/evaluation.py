@@ -29,14 +29,14 @@ from pinnersage_assets.model.retrieval_task import (
 )
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import VARIANTS, UserEmbeddings, Variant
-from pinnersage_assets.settings import Settings
 
 USERS, PINS_A_USER, DIMENSIONS, PINS_A_TOPIC, INTERESTS = 2_000, 50, 256, 50, 12
 # Sizes by which growth is told; to see that it runs, two will do.
 SHARES, FEW_SHARES, FEW_USERS = (0.25, 0.5, 1.0), (0.5, 1.0), 100
 PEER_USERS = 4
-SETTINGS = Settings()
-KEYS = {seed: (seed, 0) for seed in range(SETTINGS.evaluation.seeds)}
+# The defaults of the settings, without Dagster, which is loaded with these and would be in each of the processes.
+SEEDS, BUDGET, LARGEST_SHARE, RELEVANCE_COSINE, NEGATIVES_PER_ACTION, ALPHA = 20, 400, 0.04, 0.8, 20, 1.2
+KEYS = {seed: (seed, 0) for seed in range(SEEDS)}
 MOST_EMBEDDINGS = 10
 
 
@@ -134,16 +134,16 @@ def build(pins: int, users: int) -> World:
     of_action = np.repeat(np.arange(users), [len(own) for own in acted])
     rows = np.concatenate(acted)
     pairs = Pairs.of(np.repeat(np.arange(users), [len(own) for own in wanted]), np.concatenate(wanted))
-    budget = max(1, min(SETTINGS.retrieval.budget, int(SETTINGS.evaluation.largest_share * pins)))
+    budget = max(1, min(BUDGET, int(LARGEST_SHARE * pins)))
     task = RetrievalTask(
         users,
         vectors,
         Pairs.of(of_action, rows),
         Targets(pairs.users, pairs.rows, vectors[pairs.rows]),
         budget,
-        SETTINGS.evaluation.relevance_cosine,
+        RELEVANCE_COSINE,
     )
-    alpha = SETTINGS.clustering.alpha
+    alpha = ALPHA
     population = UserEmbeddings(of_action, rows, np.concatenate(ages), np.arange(pins), vectors, alpha, (0, 0))
     impressions = Pairs.of(np.repeat(np.arange(users), [len(own) for own in shown]), np.concatenate(shown))
     return World(population, task, np.bincount(rows, minlength=pins), impressions)
@@ -270,7 +270,7 @@ def candidates_of(world: World) -> dict[str, Candidates]:
         "random": (Pairs(nothing, nothing), np.ones(len(pins))),
         "popular": (Pairs(nothing, nothing), world.popularity.astype(float)),
     }
-    targets, per_action = task.targets, SETTINGS.evaluation.negatives_per_action
+    targets, per_action = task.targets, NEGATIVES_PER_ACTION
     found = {}
     for kind, (shown, pool) in kinds.items():
         negatives = draw_negatives(

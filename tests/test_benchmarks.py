@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pinnersage_assets.settings import Settings
+
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
@@ -17,3 +19,18 @@ def test_a_benchmark_prints_its_table(script):
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" x ") >= 4
+
+
+def test_the_benchmark_of_the_evaluation_has_the_settings_defaults(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS[0].parent)
+    import evaluation
+
+    settings = Settings()
+    defaults = settings.evaluation.seeds, settings.retrieval.budget, settings.evaluation.largest_share
+    defaults += (
+        settings.evaluation.relevance_cosine,
+        settings.evaluation.negatives_per_action,
+        settings.clustering.alpha,
+    )
+    names = ("SEEDS", "BUDGET", "LARGEST_SHARE", "RELEVANCE_COSINE", "NEGATIVES_PER_ACTION", "ALPHA")
+    assert tuple(getattr(evaluation, name) for name in names) == defaults

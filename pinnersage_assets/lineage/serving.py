@@ -23,7 +23,7 @@ from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, parti
 from pinnersage_assets.serving.pin_files import write_pin_files
 from pinnersage_assets.serving.records import StoredUser
 from pinnersage_assets.serving.served_day import PINS_FOLDER
-from pinnersage_assets.serving.store import Store, open_store
+from pinnersage_assets.serving.store import Store, content_of, open_store
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
@@ -89,9 +89,12 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
     sha256, pins = _write_pins(warehouse, settings, day, warehouse.data_folder / PINS_FOLDER / version)
     medoids = warehouse.read(_MEDOIDS, {"day": day})
     seen = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": window(day, settings)["first"]})
+    seen = seen.sort("user_id", "pin_id")
     with _store(warehouse, settings) as store:
-        store.write_snapshot(version, _stored_users(medoids, seen.sort("user_id", "pin_id")))
+        store.write_snapshot(version, _stored_users(medoids, seen))
         content = store.describe(version)
+    if content != (written := content_of(_stored_users(medoids, seen))):
+        raise dg.Failure(f"the store gives back {content} for {version}; {written} was written. Is it damaged?")
     return pl.DataFrame(
         {
             "version": [version],

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pinnersage_assets.serving.events import Event, to_json
-from pinnersage_assets.serving.packing import EventColumns
-from pinnersage_assets.serving.records import StoredUser
+from pinnersage_assets.serving.packing import EventColumns, pack_integer
+from pinnersage_assets.serving.records import StoredUser, encode
 
 RecentActions = EventColumns
 """What `Store.recent` gives: pin_ids (r,) int64, actions (r texts), times (r,) datetime64[us], and user_ids."""
@@ -65,6 +65,16 @@ class SnapshotContent:
     users: int
     clusters: int
     sha256: str
+
+
+def content_of(users: Iterable[tuple[int, StoredUser]]) -> SnapshotContent:
+    """What a snapshot of these users, in the order of their ids, holds."""
+    digest, count, clusters = hashlib.sha256(), 0, 0
+    for user_id, user in users:
+        digest.update(pack_integer(user_id) + encode(user))
+        count += 1
+        clusters += len(user.clusters.sizes)
+    return SnapshotContent(count, clusters, digest.hexdigest())
 
 
 @dataclass(frozen=True)

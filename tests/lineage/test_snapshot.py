@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -14,6 +15,7 @@ from world import World, failures, on
 
 from pinnersage_assets.lineage import serving
 from pinnersage_assets.lineage.serving import delete_unnamed_snapshots
+from pinnersage_assets.serving.lmdb_store import LmdbStore
 from pinnersage_assets.serving.served_day import PINS_FOLDER, open_served_day
 from pinnersage_assets.serving.store import open_store
 from pinnersage_assets.settings import Settings
@@ -113,6 +115,15 @@ def test_a_snapshot_that_lacks_a_user_is_not_published(world, tmp_path, monkeypa
     assert copy.status(TABLE, LAST) == "failed"
     _, day = opened(copy)
     assert day.version == row_of(world)["version"]
+
+
+def test_a_store_that_gives_back_something_else_is_told(world, tmp_path, monkeypatch):
+    copy = world.copy(tmp_path / "data")
+    describe = LmdbStore.describe
+    monkeypatch.setattr(LmdbStore, "describe", lambda store, version: replace(describe(store, version), sha256="?"))
+    [message] = failures(copy.run("daily", LAST, only=[TABLE])).values()
+    assert "the store gives back SnapshotContent" in message
+    assert "was written. Is it damaged?" in message
 
 
 def test_only_snapshots_that_a_row_names_are_kept(world, tmp_path):
