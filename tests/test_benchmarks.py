@@ -11,7 +11,15 @@ from pinnersage_assets.settings import Settings
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+# This one makes ninety days of history first.
+_SLOW = "daily_partition"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, marks=pytest.mark.slow) if s.stem == _SLOW else s for s in SCRIPTS],
+    ids=lambda script: script.stem,
+)
 def test_a_benchmark_prints_its_table(script):
     small = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import {script.stem}; {script.stem}.main(100)"
     done = subprocess.run([sys.executable, "-c", small], capture_output=True, text=True, timeout=300)
