@@ -63,7 +63,8 @@ test: $(INSTALLED)  ## The tests that gate a change
 	@.venv/bin/ruff format --check .
 	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: $(INSTALLED)  ## All tests
+test-all:  ## All tests, those of Ray included
+	@$(MAKE) --no-print-directory EXTRAS=dev,ray install
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/python -m pytest -n 2 --dist loadfile

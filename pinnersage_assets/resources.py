@@ -1,5 +1,6 @@
 """The resources that assets ask for, for a data directory."""
 
+from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.settings import Environment, Settings
 from pinnersage_assets.sources.source import Source
 from pinnersage_assets.warehouse.database import Warehouse
@@ -23,4 +24,5 @@ def build_resources(environment: Environment, settings: Settings) -> dict[str, o
         "io_manager": PartitionIOManager(warehouse=warehouse),
         "source": source,
         "settings": settings,
+        "engine": EngineResource(settings=settings),
     }

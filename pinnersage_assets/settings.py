@@ -58,7 +58,9 @@ class ClusteringSettings(Section):
     largest_user: int = Field(
         5000, ge=1, description="Distinct pins of a user that are clustered; of a user with more, the latest acted on."
     )
-    memory_megabytes: int = Field(512, ge=1, description="What clustering may take beside the vectors of the pins.")
+    memory_megabytes: int = Field(
+        512, ge=1, description="What clustering may take beside the vectors of a bucket's pins, in each worker."
+    )
     actions_per_medoid: int = Field(
         0,
         ge=0,
@@ -316,6 +318,32 @@ class ServingSettings(Section):
     )
 
 
+class EngineSettings(Section):
+    """Where the work on many users is done; the rows are the same wherever that is."""
+
+    kind: str = Field(
+        "in_process",
+        pattern="^(in_process|processes|ray)$",
+        description="`in_process`, one bucket of users after another with all processors; `processes`, each bucket in "
+        "one of several processes of this machine; `ray`, on a Ray cluster (needs the extra `ray`).",
+    )
+    workers: int = Field(
+        0, ge=0, description="Processes, or processors of a Ray cluster on this machine; 0 means one a processor."
+    )
+    rows_a_bucket: int = Field(
+        100_000,
+        ge=1,
+        description="Rows of whole users that make a bucket, some more or less: what a worker holds in memory at once "
+        "grows with it.",
+    )
+    ray_address: str = Field(
+        "",
+        pattern=r"^(|auto|(ray://)?[^/:\s]+:\d+)$",
+        description="Of a Ray cluster that is running, `host:6379`, `ray://host:10001` or `auto`; empty starts one on "
+        "this machine for each run. Its nodes need the data directory under the same path.",
+    )
+
+
 class SimulationSettings(Section):
     """Sizes of the simulated source."""
 
@@ -349,6 +377,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     )
     report: ReportSettings = ReportSettings()
     serving: ServingSettings = ServingSettings()
+    engine: EngineSettings = EngineSettings()
     simulation: SimulationSettings = SimulationSettings()
 
     @model_validator(mode="after")

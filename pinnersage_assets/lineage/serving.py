@@ -104,8 +104,8 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
             "users_sha256": [content.sha256],
             "pins": [pins],
             "pins_sha256": [sha256],
-            # Not where the store is: its address may hold a password.
-            "settings": [settings.model_dump_json(exclude={"serving"})],
+            # Not where the store is: its address may hold a password. Nor where work was done: answers do not show it.
+            "settings": [settings.model_dump_json(exclude={"serving", "engine"})],
         }
     )
 

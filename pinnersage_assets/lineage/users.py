@@ -5,25 +5,32 @@ input, since the rows are those of a full run. So it is no dependency, and a day
 """
 
 import datetime
+from pathlib import Path
 
 import dagster as dg
+import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.lineage import parameters
+from pinnersage_assets.lineage.by_bucket import map_buckets
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
 from pinnersage_assets.model.feedback import feedback_factors
-from pinnersage_assets.model.medoids import decayed_weights, importance
-from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, SETTINGS, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
-from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.vector_files import write_vectors
+from pinnersage_assets.warehouse.buckets import Bucket, collect, write_buckets, write_parquet
+from pinnersage_assets.warehouse.database import Warehouse, vectors_in_parts
+from pinnersage_assets.warehouse.partitions import ParquetFiles, Rows, scratch_folder
 
 # Of both assets: a new way to compute either makes yesterday's results unfit for use today.
 _CODE_VERSION = "2"
+
+_VECTORS_AT_ONCE = 20_000
 
 _ACTED = f"""
     SELECT user_id, pin_id, count(*)::INTEGER AS actions, max(ts) AS last_ts
@@ -40,21 +47,37 @@ def _fingerprint(of: str) -> str:
     """
 
 
-# Pins acted on whose vector is known, of each user the latest.
+# Pins acted on whose vector is known, of each user the latest, with yesterday's clusters of who has the same ones.
 _CLUSTERED = f"""
+    CREATE TEMP TABLE clustered AS
     WITH acted AS ({_ACTED}),
     vectors AS (
         SELECT pin_id, hash(embedding) AS vector FROM staging.pins
         WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM acted)
-    )
-    SELECT user_id, pin_id, actions, last_ts,
-        {_fingerprint("user_id")}
-    FROM (
-        FROM acted JOIN vectors USING (pin_id)
-        QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY last_ts DESC, pin_id) <= $most
-    )
-    ORDER BY user_id, pin_id
+    ),
+    fingerprinted AS (
+        SELECT user_id, pin_id, actions, last_ts,
+            {_fingerprint("user_id")}
+        FROM (
+            FROM acted JOIN vectors USING (pin_id)
+            QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY last_ts DESC, pin_id) <= $most
+        )
+    ),
+    kept AS (SELECT user_id, pin_id, fingerprint, cluster FROM users.clusters WHERE dt = $yesterday)
+    SELECT * EXCLUDE contents FROM fingerprinted LEFT JOIN kept USING (user_id, pin_id, fingerprint)
 """
+
+# The pins whose vectors are needed, numbered.
+_FRESH_PINS = """
+    CREATE TEMP TABLE fresh_pins AS
+    SELECT pin_id, row_number() OVER (ORDER BY pin_id) - 1 AS pin_row FROM (SELECT DISTINCT pin_id FROM {})
+"""
+
+_FRESH_VECTORS = "SELECT pin_row, embedding FROM staging.pins JOIN fresh_pins USING (pin_id) WHERE dt <= $day"
+
+_FRESH = "SELECT * EXCLUDE cluster FROM clustered JOIN fresh_pins USING (pin_id) WHERE cluster IS NULL"
+
+_KEPT = "FROM clustered WHERE cluster IS NOT NULL"
 
 _LEFT_OUT = f"""
     WITH acted AS (
@@ -65,25 +88,43 @@ _LEFT_OUT = f"""
         (SELECT count(*) FROM (SELECT user_id FROM acted WHERE known GROUP BY user_id HAVING count(*) > $most)) AS users
 """
 
-# The day's clusters by member, numbered over all users, with a fingerprint of each cluster as the vectors are now.
+# The day's clusters by member, with a fingerprint of each cluster as the vectors are now, and yesterday's medoid of
+# a cluster that had the same one. Several medoids of a cluster must always be found, and decayed ones: fingerprints do
+# not know when actions were.
 _MEMBERS = f"""
-    WITH members AS (
+    CREATE TEMP TABLE members AS
+    WITH numbered AS (
         SELECT user_id, cluster, pin_id, actions, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
         FROM users.clusters WHERE dt = $day
     ),
     vectors AS (
         SELECT pin_id, hash(embedding) AS vector FROM staging.pins
-        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM members)
+        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM numbered)
+    ),
+    fingerprinted AS (
+        SELECT user_id, cluster, pin_id, actions, number,
+            {_fingerprint("number")}
+        FROM numbered JOIN vectors USING (pin_id)
+    ),
+    kept AS (
+        SELECT user_id, fingerprint, any_value(medoid_pin_id) AS medoid
+        FROM users.medoids WHERE dt = $yesterday AND NOT $decayed
+        GROUP BY user_id, fingerprint HAVING count(*) = 1
     )
-    SELECT user_id, cluster, pin_id, actions, number,
-        {_fingerprint("number")}
-    FROM members JOIN vectors USING (pin_id) ORDER BY number, pin_id
+    SELECT user_id, cluster, pin_id, actions, number, fingerprint,
+        CASE WHEN $apiece = 0 OR sum(actions) OVER (PARTITION BY number) <= $apiece THEN medoid END AS medoid_pin_id
+    FROM fingerprinted LEFT JOIN kept USING (user_id, fingerprint)
 """
 
 _AGES = f"""
-    SELECT c.user_id, c.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
+    CREATE TEMP TABLE ages AS
+    SELECT c.user_id, c.pin_id, list(epoch($day + INTERVAL 1 DAY - a.ts) / 86400 ORDER BY a.ts DESC) AS ages
     FROM users.clusters AS c JOIN ({INTEREST_ACTIONS}) AS a ON c.user_id = a.user_id AND c.pin_id = a.pin_id
-    WHERE c.dt = $day ORDER BY c.user_id, c.pin_id, age
+    WHERE c.dt = $day GROUP BY c.user_id, c.pin_id
+"""
+
+_OF_MEMBERS = """
+    SELECT * EXCLUDE number FROM members JOIN ages USING (user_id, pin_id) LEFT JOIN fresh_pins USING (pin_id)
 """
 
 # What was shown to users who have medoids, and what they did with it in time; not what they still have time for.
@@ -104,6 +145,17 @@ _FEEDBACK = """
 """
 
 
+_NOBODY = pl.DataFrame(
+    schema={
+        "user_id": pl.Int64,
+        "cluster": pl.Int32,
+        "medoid_pin_id": pl.Int64,
+        "fingerprint": pl.Int64,
+        "size": pl.Int64,
+        "importance": pl.Float64,
+    }
+)
+
 # A gap in the impressions is of no concern to who does not use them.
 _FEEDBACK_TABLES = ("staging.impressions",) if SETTINGS.feedback.strength > 0 else ()
 
@@ -116,37 +168,56 @@ _FEEDBACK_TABLES = ("staging.impressions",) if SETTINGS.feedback.strength > 0 el
     code_version=_CODE_VERSION,
 )
 def clusters(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
-) -> dg.MaterializeResult[pl.DataFrame]:
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
+) -> dg.MaterializeResult[ParquetFiles]:
     """The distinct pins of each user in the window, clustered; a pin acted on n times is a point of weight n."""
     settings = parameters.in_force(warehouse, settings, partition_day(context))
     scope = window(partition_day(context), settings)
-    most = settings.clustering.largest_user
+    with scratch_folder(warehouse) as folder:
+        buckets, kept, counts = _write_clustered(warehouse, scope, settings, folder)
+        found = map_buckets(
+            engine.get_engine(),
+            "pinnersage_assets.kernels.users:cluster_bucket",
+            buckets,
+            {
+                "vectors": str(folder / "vectors.npy"),
+                "alpha": settings.clustering.alpha,
+                "memory_bytes": settings.clustering.memory_megabytes * 2**20,
+            },
+            folder / "clusters",
+            log_progress(context.log, "buckets of users"),
+        )
+        by_pin = ("user_id", "pin_id")
+        rows = collect(warehouse, [kept, *found], {"count(*)": counts.pop("rows")}, unique=by_pin, order=by_pin)
+    return dg.MaterializeResult(value=rows, metadata=counts)
+
+
+def _write_clustered(
+    warehouse: Warehouse, scope: dict[str, object], settings: Settings, folder: Path
+) -> tuple[list[Bucket], Path, dict[str, int]]:
+    """What is to be clustered, in buckets, and its vectors; what is kept of yesterday; and how much there is of all."""
     made_by = f"alpha {settings.clustering.alpha!r}, code version {_CODE_VERSION}"
-    acted = warehouse.read(_CLUSTERED, {**scope, "made_by": made_by, "most": most})
-    kept = warehouse.read(
-        "SELECT user_id, pin_id, fingerprint, cluster FROM users.clusters WHERE dt = $yesterday",
-        {"yesterday": _before(scope["day"])},
-    )
-    labels = acted.join(kept, on=["user_id", "pin_id", "fingerprint"], how="left", maintain_order="left")["cluster"]
-    fresh = acted.filter(labels.is_null())
-    pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], fresh["pin_id"])
-    found = cluster_users(
-        fresh["user_id"].to_numpy(),
-        pin_rows,
-        fresh["actions"].to_numpy(),
-        vectors,
-        settings.clustering.alpha,
-        log_progress(context.log, "users"),
-        settings.clustering.memory_megabytes * 2**20,
-    )
-    (left_out,) = warehouse.read(_LEFT_OUT, {**scope, "most": most}).to_dicts()
-    return dg.MaterializeResult(
-        value=acted.drop("contents").with_columns(cluster=_filled(labels, found)),
-        metadata={
-            "actions on unknown pins": left_out["unknown"],
-            "users with pins beyond the limit": left_out["users"],
-            "users reused from the day before": acted["user_id"].n_unique() - fresh["user_id"].n_unique(),
+    most, kept = {"most": settings.clustering.largest_user}, folder / "kept.parquet"
+    with warehouse.get_reader() as connection:
+        connection.execute(_CLUSTERED, {**scope, **most, "made_by": made_by, "yesterday": _before(scope["day"])})
+        _write_fresh_vectors(connection, "clustered WHERE cluster IS NULL", scope["day"], folder)
+        write_parquet(connection, _KEPT, kept)
+        (folder / "buckets").mkdir()
+        buckets = write_buckets(
+            connection, _FRESH, "user_id", ["pin_id"], settings.engine.rows_a_bucket, folder / "buckets"
+        )
+        [(rows, reused)] = connection.execute(
+            "SELECT count(*), count(DISTINCT user_id) FILTER (cluster IS NOT NULL) FROM clustered"
+        ).fetchall()
+        [(unknown, users)] = connection.execute(_LEFT_OUT, {**scope, **most}).fetchall()
+    return (
+        buckets,
+        kept,
+        {
+            "rows": rows,
+            "actions on unknown pins": unknown,
+            "users with pins beyond the limit": users,
+            "users reused from the day before": reused,
         },
     )
 
@@ -164,50 +235,81 @@ def clusters(
     code_version=_CODE_VERSION,
 )
 def medoids(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
-) -> dg.MaterializeResult[pl.DataFrame]:
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
+) -> dg.MaterializeResult:
     """The medoid of each cluster, and its importance from the cluster's actions."""
     settings = parameters.in_force(warehouse, settings, partition_day(context))
     scope = window(partition_day(context), settings)
-    made_by = f"decayed {settings.clustering.decayed_medoids}, code version {_CODE_VERSION}"
-    members = warehouse.read(_MEMBERS, {"day": scope["day"], "made_by": made_by})
-    ages = warehouse.read(_AGES, scope)
-    if len(ages) != members["actions"].sum():
-        raise dg.Failure(
-            f"users.clusters of {scope['day']} is not of the window as it is now ({members['actions'].sum()} actions, "
-            f"now {len(ages)}): materialise users.clusters again, then this"
+    with scratch_folder(warehouse) as folder:
+        buckets, expected, reused = _write_members(warehouse, scope, settings, folder)
+        found = map_buckets(
+            engine.get_engine(),
+            "pinnersage_assets.kernels.users:embed_bucket",
+            buckets,
+            {
+                "vectors": str(folder / "vectors.npy"),
+                "decay_per_day": settings.clustering.decay_per_day,
+                "decayed_medoids": settings.clustering.decayed_medoids,
+                "actions_per_medoid": settings.clustering.actions_per_medoid,
+            },
+            folder / "medoids",
+            log_progress(context.log, "buckets of users"),
+            keeps_rows=False,
         )
-    known = _medoids_of_yesterday(warehouse, members, scope["day"], settings)
-    weights = _weights(members, ages, settings)
-    fresh = members.filter(known.is_null())
-    pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], fresh["pin_id"])
-    found = find_medoids(
-        fresh["number"].rank("dense").cast(pl.Int64).to_numpy() - 1,
-        fresh["pin_id"].to_numpy(),
-        pin_rows,
-        weights[known.is_null().to_numpy()],
-        vectors,
-        log_progress(context.log, "clusters"),
-        settings.clustering.actions_per_medoid,
-    )
-    members = members.with_columns(medoid_pin_id=_filled(known, found))
-    embeddings = (
-        members.group_by("user_id", "cluster", "medoid_pin_id", "fingerprint", maintain_order=True)
-        .agg(size=pl.col("actions").sum())
-        .with_row_index("embedding")
-    )
-    acted = ages.join(members, on=["user_id", "pin_id"], maintain_order="left").join(
-        embeddings, on=["user_id", "cluster", "medoid_pin_id"], maintain_order="left"
-    )
-    weights = importance(
-        acted["age"].to_numpy(), acted["embedding"].to_numpy(), settings.clustering.decay_per_day, len(embeddings)
-    )
-    if settings.feedback.strength > 0:
-        weights *= _factors(warehouse, embeddings, scope, settings)
-    return dg.MaterializeResult(
-        value=embeddings.drop("embedding").with_columns(importance=pl.Series(weights)),
-        metadata={"clusters reused from the day before": members["number"].n_unique() - fresh["number"].n_unique()},
-    )
+        by_medoid = ("user_id", "cluster", "medoid_pin_id")
+        rows = collect(warehouse, found, expected, unique=by_medoid, order=by_medoid) if found else _NOBODY
+        if settings.feedback.strength > 0:
+            rows = _with_feedback(warehouse, rows, scope, settings)
+    return dg.MaterializeResult(value=rows, metadata={"clusters reused from the day before": reused})
+
+
+def _write_members(
+    warehouse: Warehouse, scope: dict[str, object], settings: Settings, folder: Path
+) -> tuple[list[Bucket], dict[str, int], int]:
+    """The members of clusters in buckets, and the vectors of those whose medoid must be found.
+
+    Returns:
+        The buckets; what the embeddings must add up to; and how many clusters keep their medoid.
+    """
+    day, clustering = scope["day"], settings.clustering
+    with warehouse.get_reader() as connection:
+        connection.execute(
+            _MEMBERS,
+            {
+                "day": day,
+                "yesterday": _before(day),
+                "made_by": f"decayed {clustering.decayed_medoids}, code version {_CODE_VERSION}",
+                "decayed": clustering.decayed_medoids,
+                "apiece": clustering.actions_per_medoid,
+            },
+        )
+        connection.execute(_AGES, scope)
+        [(actions, clusters, reused)] = connection.execute(
+            """
+            SELECT coalesce(sum(actions), 0)::BIGINT, count(DISTINCT number),
+                count(DISTINCT number) FILTER (medoid_pin_id IS NOT NULL)
+            FROM members
+            """
+        ).fetchall()
+        [(now,)] = connection.execute("SELECT coalesce(sum(len(ages)), 0)::BIGINT FROM ages").fetchall()
+        if actions != now:
+            raise dg.Failure(
+                f"users.clusters of {day} is not of the window as it is now ({actions} actions, now {now}): "
+                "materialise users.clusters again, then this"
+            )
+        _write_fresh_vectors(connection, "members WHERE medoid_pin_id IS NULL", day, folder)
+        (folder / "buckets").mkdir()
+        order, rows_a_bucket = ["cluster", "pin_id"], settings.engine.rows_a_bucket
+        buckets = write_buckets(connection, _OF_MEMBERS, "user_id", order, rows_a_bucket, folder / "buckets")
+    return buckets, {"sum(size)": actions, "count(DISTINCT (user_id, cluster))": clusters}, reused
+
+
+def _write_fresh_vectors(connection: duckdb.DuckDBPyConnection, fresh: str, day: datetime.date, folder: Path) -> None:
+    """Number the pins of some rows in a temporary table, and write their vectors in that order."""
+    connection.execute(_FRESH_PINS.format(fresh))
+    [(pins,)] = connection.execute("SELECT count(*) FROM fresh_pins").fetchall()
+    vectors = vectors_in_parts(connection, _FRESH_VECTORS, {"day": day}, _VECTORS_AT_ONCE)
+    write_vectors(folder / "vectors.npy", pins, vectors)
 
 
 def _before(day: datetime.date) -> datetime.date:
@@ -222,47 +324,16 @@ def _rows_and_vectors(
     return rows_of(pin_ids, pins.to_numpy()), vectors
 
 
-def _filled(values: pl.Series, missing: NDArray) -> pl.Series:
-    """Put what was computed where nulls are."""
-    filled = values.fill_null(0).to_numpy().copy()
-    filled[values.is_null().to_numpy()] = missing
-    return pl.Series(filled)
-
-
-def _medoids_of_yesterday(
-    warehouse: Warehouse, members: pl.DataFrame, day: datetime.date, settings: Settings
-) -> pl.Series:
-    """The medoid that each member belongs to, null where it must be found.
-
-    That is always so of several medoids of a cluster, and of decayed ones: fingerprints do not know when actions were.
-    """
-    if settings.clustering.decayed_medoids:
-        return pl.Series(values=[None] * len(members), dtype=pl.Int64)
-    actions_per_medoid = settings.clustering.actions_per_medoid
-    kept = warehouse.read(
-        """
-        SELECT user_id, fingerprint, any_value(medoid_pin_id) AS medoid_pin_id
-        FROM users.medoids WHERE dt = $yesterday GROUP BY user_id, fingerprint HAVING count(*) = 1
-        """,
-        {"yesterday": _before(day)},
-    )
-    known = members.join(kept, on=["user_id", "fingerprint"], how="left", maintain_order="left")
-    has_one = pl.col("actions").sum().over("number") <= actions_per_medoid if actions_per_medoid else pl.lit(True)
-    return known.select(pl.when(has_one).then("medoid_pin_id").alias("medoid_pin_id"))["medoid_pin_id"]
-
-
-def _weights(members: pl.DataFrame, ages: pl.DataFrame, settings: Settings) -> NDArray:
-    """What each member weighs in the choice of its cluster's medoid."""
-    if not settings.clustering.decayed_medoids:
-        return members["actions"].to_numpy()
-    of_action = ages.join(
-        members.select("user_id", "pin_id").with_row_index("row"), on=["user_id", "pin_id"], maintain_order="left"
-    )
-    return decayed_weights(
-        of_action["age"].to_numpy(),
-        of_action["row"].to_numpy().astype(np.int64),
-        members["number"].to_numpy(),
-        settings.clustering.decay_per_day,
+def _with_feedback(warehouse: Warehouse, rows: Rows, scope: dict[str, object], settings: Settings) -> pl.DataFrame:
+    """Multiply importance by what feedback makes of it, which is of all users at once: it compares with the average."""
+    if isinstance(rows, ParquetFiles):
+        [path] = rows.paths
+        embeddings = pl.read_parquet(path, hive_partitioning=False)
+        rows.delete()
+    else:
+        embeddings = rows
+    return embeddings.with_columns(
+        importance=embeddings["importance"] * pl.Series(_factors(warehouse, embeddings, scope, settings))
     )
 
 

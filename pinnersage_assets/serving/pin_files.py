@@ -8,15 +8,15 @@ share the pages of one copy, and opening it takes no time however many pins ther
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pinnersage_assets.files import sync
+from pinnersage_assets.vector_files import write_vectors
 
 
 class PinFilesError(RuntimeError):
@@ -95,7 +95,7 @@ def write_pin_files(
         for name in _NAMES:
             if name != "vectors":
                 np.save(hidden / f"{name}.npy", arrays[name], allow_pickle=False)
-        _write_vectors(hidden / "vectors.npy", len(arrays["ids"]), iter(vectors))
+        write_vectors(hidden / "vectors.npy", len(arrays["ids"]), vectors)
         for file in hidden.iterdir():
             sync(file)
         sync(hidden)
@@ -105,25 +105,6 @@ def write_pin_files(
         shutil.rmtree(hidden, ignore_errors=True)
     sync(folder.parent)
     return sha256
-
-
-def _write_vectors(path: Path, pins: int, parts: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> None:
-    first = next(parts, (np.empty(0, np.int64), np.empty((0, 0), np.float32)))
-    shape = pins, first[1].shape[1]
-    with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        begin = file.tell()
-        # All of it is asked for now: in mapped memory a disk that is full would kill the process.
-        os.posix_fallocate(file.fileno(), 0, begin + 4 * shape[0] * shape[1])
-    written = 0
-    for rows, some in chain([first], parts):
-        if len(rows):
-            mapped = np.memmap(path, dtype="<f4", mode="r+", offset=begin, shape=shape)
-            mapped[rows] = some
-            written += len(rows)
-    if written != pins:
-        raise ValueError(f"{written:,} vectors came for {pins:,} pins")
 
 
 def open_pin_files(folder: Path, sha256: str) -> PinFiles:

@@ -5,13 +5,13 @@ one write and closed at once, and whoever finds the file taken waits. People do 
 copy (`publishing`), which no run ever waits for.
 """
 
-import functools
 import itertools
 import os
 import random
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,14 +103,13 @@ class Warehouse(DuckDBResource):
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """As `read_vectors`, some thousands of rows at a time, through one connection."""
         with self.get_reader() as connection:
-            for batch in connection.sql(query, params=dict(parameters)).to_arrow_reader(rows):
-                ids, vectors = batch.columns
-                values = vectors.flatten().to_numpy().reshape(len(batch), vectors.type.list_size)
-                yield ids.to_numpy(), values
+            yield from vectors_in_parts(connection, query, parameters, rows)
 
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        instance = _instance(os.getpid(), tuple(sorted(self.connection_config.items())))
+        # What does not fit into memory goes where it would if the file were opened by itself.
+        config = {"temp_directory": f"{self.database}.tmp", **self.connection_config}
+        instance = _instance(config)
         connection = self._wait_for_connection(instance, read_only)
         try:
             yield connection
@@ -138,6 +137,16 @@ class Warehouse(DuckDBResource):
             f"{self.lock_timeout_seconds:.0f} s. Close it there: only runs open this file. "
             f"Query {self.published} instead, which never blocks a run."
         )
+
+
+def vectors_in_parts(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any], rows: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """As `Warehouse.read_vectors_in_parts`, through a connection that has temporary tables for example."""
+    for batch in connection.sql(query, params=dict(parameters)).to_arrow_reader(rows):
+        ids, vectors = batch.columns
+        values = vectors.flatten().to_numpy().reshape(len(batch), vectors.type.list_size)
+        yield ids.to_numpy(), values
 
 
 @dataclass
@@ -193,7 +202,20 @@ class _Instance:
                 self._connection.execute(f"DETACH {file.alias}")
 
 
-@functools.cache
-def _instance(process: int, config: tuple[tuple[str, Any], ...]) -> _Instance:
-    """The instance of a process: a fork has threads of its own, and so needs one of its own."""
-    return _Instance(dict(config))
+_KEPT = 4
+# By process: a fork needs instances of its own, and must not close its parent's, whose threads it does not have.
+_instances: dict[int, OrderedDict[tuple, _Instance]] = {}
+_finding = threading.Lock()
+
+
+def _instance(config: dict[str, Any]) -> _Instance:
+    """The instance of this process for a configuration; those used last are kept."""
+    key = tuple(sorted(config.items()))
+    with _finding:
+        own = _instances.setdefault(os.getpid(), OrderedDict())
+        if key not in own:
+            own[key] = _Instance(config)
+        own.move_to_end(key)
+        if len(own) > _KEPT:
+            own.popitem(last=False)
+        return own[key]

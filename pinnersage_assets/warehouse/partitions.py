@@ -50,12 +50,7 @@ class ParquetFiles:
     @contextlib.contextmanager
     def new(cls, warehouse: Warehouse) -> Iterator["ParquetFiles"]:
         """An empty folder beside the warehouse, on the same disk; deleted if filling it fails."""
-        scratch = Path(warehouse.database).parent / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        for folder in scratch.iterdir():
-            if folder.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-        files = cls(Path(tempfile.mkdtemp(dir=scratch)))
+        files = cls(_new_folder(warehouse))
         try:
             yield files
         except BaseException:
@@ -65,6 +60,25 @@ class ParquetFiles:
     def delete(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(warehouse: Warehouse) -> Iterator[Path]:
+    """An empty folder beside the warehouse for what a computation needs on the way; deleted afterwards."""
+    folder = _new_folder(warehouse)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder(warehouse: Warehouse) -> Path:
+    scratch = Path(warehouse.database).parent / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    for folder in scratch.iterdir():
+        if folder.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=scratch))
 
 
 Rows = pl.DataFrame | ParquetFiles

@@ -1,0 +1,46 @@
+"""Vectors as a file that is mapped into memory: any number of processes share the pages of one copy."""
+
+import os
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def write_vectors(path: Path, rows: int, parts: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> None:
+    """Write a ``.npy`` file of vectors that need not all fit into memory.
+
+    Args:
+        path: does not exist yet.
+        rows: how many vectors there are.
+        parts: rows (s,) and their vectors (s, d), every row once, in any order.
+
+    Raises:
+        ValueError: there are more or fewer vectors than rows.
+        OSError: the file cannot be written, because the disk is full for example.
+    """
+    parts = iter(parts)
+    first = next(parts, (np.empty(0, np.int64), np.empty((0, 0), np.float32)))
+    shape = rows, first[1].shape[1]
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        begin = file.tell()
+        # All of it is asked for now: in mapped memory a disk that is full would kill the process.
+        os.posix_fallocate(file.fileno(), 0, begin + 4 * shape[0] * shape[1])
+    written = 0
+    for numbers, some in chain([first], parts):
+        if len(numbers):
+            mapped = np.memmap(path, dtype="<f4", mode="r+", offset=begin, shape=shape)
+            mapped[numbers] = some
+            written += len(numbers)
+    if written != rows:
+        raise ValueError(f"{written:,} vectors came for {rows:,} pins")
+
+
+def map_vectors(path: Path) -> NDArray[np.float32]:
+    """The vectors of a file, (rows, d), read from disk as they are used."""
+    # A plain array over the mapped pages: a memmap makes every slice a memmap again, which takes its time.
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
