@@ -94,7 +94,10 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
         store.write_snapshot(version, _stored_users(medoids, seen))
         content = store.describe(version)
     if content != (written := content_of(_stored_users(medoids, seen))):
-        raise dg.Failure(f"the store gives back {content} for {version}; {written} was written. Is it damaged?")
+        raise dg.Failure(
+            f"the store gives back {content} for {version}; {written} was written. Is it damaged?",
+            allow_retries=False,
+        )
     return pl.DataFrame(
         {
             "version": [version],
