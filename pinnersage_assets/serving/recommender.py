@@ -141,7 +141,8 @@ class Recommender:
             owner,
             interests.medoid_pin_ids,
             interests.importances,
-            retrieval.sampled_medoids,
+            # Of more medoids than pins, none might bring one.
+            min(retrieval.sampled_medoids, budget),
             (self.settings.seed, self.day.toordinal()),
         )
         drawn = np.flatnonzero(places >= 0)

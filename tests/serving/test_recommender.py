@@ -152,6 +152,14 @@ def test_an_answer_is_what_the_batch_would_make_of_the_updated_clusters(pins, re
         assert found == expected(pins, user, recent, ages, seen, **retrieval)
 
 
+@pytest.mark.parametrize("shares", ["equal", "importance"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_fewer_pins_than_medoids_can_be_asked_for(pins, size, shares):
+    answer = recommender(pins, {1: stored(pins, [1, 50, 99])}, shares=shares).recommend(1, NOON, size)
+    assert len(answer.candidates) == size
+    assert 1 <= len(answer.queries) <= size
+
+
 def test_scores_are_the_cosines_to_the_medoid_that_brings_a_pin(pins):
     answer = recommender(pins, {1: stored(pins, [1, 50, 99])}).recommend(1, NOON)
     vectors = dict(zip(pins.ids.tolist(), pins.vectors, strict=True))
