@@ -120,16 +120,29 @@ class FileStream:
             self._folder.mkdir(parents=True, exist_ok=True)
             with os.scandir(self._folder) as entries:
                 found = [e for e in entries if e.name.endswith(_SUFFIX) and not e.name.startswith(".")]
-                return {entry.name: (entry.stat().st_size, entry.inode()) for entry in found if entry.is_file()}
+                files = [entry for entry in found if entry.is_file() and self._has_text_as_name(entry.name)]
+                return {entry.name: (entry.stat().st_size, entry.inode()) for entry in files}
         except FileNotFoundError:
             # Deleted while we looked.
             return self._files()
         except OSError as error:
             raise StoreError(f"{self._folder} must be a folder that can be read: {error}") from error
 
+    def _has_text_as_name(self, name: str) -> bool:
+        """No store could keep the place in a file of another name, and no other file's events would be kept either."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self._complain(name, "has a name that is not UTF-8: rename it; its events wait")
+            return False
+        return True
+
     def _read_file(self, name: str, size: int, inode: int, most: int, lines: list[Line]) -> bool:
         """Add new lines of a file, and move its place; whether there may be more."""
         offset, fingerprint = self._places.get(name, (0, ""))
+        if self._looks.get(name, (size, inode))[1] != inode or size < self._sought.get(name, 0):
+            # Another file, or another text: its lines end elsewhere.
+            self._sought.pop(name, None)
         if self._looks.get(name) == (size, inode) and size <= max(offset, self._sought.get(name, 0)):
             return False
         path = self._folder / name
@@ -143,6 +156,7 @@ class FileStream:
             )
             offset, before = 0, 0
             self._places[name] = (0, "")
+            self._sought.pop(name, None)
             data = _read_at(path, 0, _READ)
         self._looks[name] = (size, inode)
         end = data.rfind(b"\n", before) + 1
@@ -190,7 +204,8 @@ class FileStream:
     def _complain(self, name: str, problem: str) -> None:
         if self._complaints.get(name) != problem:
             self._complaints[name] = problem
-            _log.error("%s %s", self._folder / name, problem)
+            shown = os.fsencode(name).decode(errors="backslashreplace")
+            _log.error("%s %s", self._folder / shown, problem)
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

@@ -120,6 +120,34 @@ def test_more_than_is_read_at_once(folder, monkeypatch):
     assert read_all(stream) == []
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_replaces_a_line_too_long_is_read_from_its_own_lines(folder, monkeypatch, in_place):
+    import pinnersage_assets.serving.file_stream as module
+
+    monkeypatch.setattr(module, "_READ", 1000)
+    path = folder / "a.jsonl"
+    path.write_bytes(b"x" * 5000)
+    stream = reader(folder)
+    assert read_all(stream) == []
+    # A text that is longer can be told from the old one by its file alone.
+    text = b"1\n" + b"y" * 1500 + b"\n2\n" + b"3\n" * (100 if in_place else 3000)
+    written = path if in_place else folder / "new"
+    written.write_bytes(text)
+    os.replace(written, path)
+    came = read_all(stream)
+    assert [line[:1] for line in came[:3]] == [b"1", b"y", b"2"]
+    assert came.count(b"3") == text.count(b"3\n")
+
+
+def test_a_name_that_is_no_text_holds_up_no_other_file(folder, caplog):
+    (folder / os.fsdecode(b"\xff.jsonl")).write_bytes(b"1\n")
+    (folder / "b.jsonl").write_bytes(b"2\n")
+    stream = reader(folder)
+    assert read_all(stream) == [b"2"]
+    assert read_all(stream) == []
+    assert caplog.messages == [f"{folder}/\\xff.jsonl has a name that is not UTF-8: rename it; its events wait"]
+
+
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize("text", [b"new\n", b"new and longer than before\nand more\n", b""])
 def test_a_file_that_is_cut_or_replaced_is_an_error_in_the_log_and_is_read_anew(folder, caplog, text, running):
