@@ -1,6 +1,7 @@
 import datetime
 import multiprocessing
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from pinnersage_assets.warehouse import database
 from pinnersage_assets.warehouse.database import Warehouse, WarehouseLockedError
 from pinnersage_assets.warehouse.ledger import has_ledger
 
@@ -174,6 +176,22 @@ def test_many_threads_read_and_write_one_after_another(warehouse, write, impress
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(work, range(60))) == {1}
+
+
+def test_threads_that_come_first_at_once_share_an_instance(warehouse, write, impressions, monkeypatch):
+    write("raw.impressions", DAY, impressions(1))
+    for _ in range(5):
+        monkeypatch.setattr(database, "_instances", {})
+        begin = threading.Barrier(2)
+
+        def work(begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            with warehouse.get_connection():
+                time.sleep(0.05)
+
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(work) for _ in range(2)]:
+                done.result()
 
 
 def count_in_a_fork(warehouse, pipe) -> None:
