@@ -186,7 +186,9 @@ def consuming(
             # The system lets go of it when the process ends, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(f"another consumer runs on {folder}; one is enough, end it first") from error
+            raise StoreError(
+                f"another consumer runs on {folder}; one is enough: end it first, or serve with --no-consume"
+            ) from error
         store = open_store(settings.store, folder, now)
         try:
             stream = open_stream(settings, store, folder)

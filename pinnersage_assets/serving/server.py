@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,7 +41,7 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
         consume: also run the consumer; where several services share a Redis server, one is enough.
 
     Raises:
-        ValueError: the service would listen beyond this machine without a key.
+        ValueError: the service would listen beyond this machine without a key, or cannot listen where it should.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         # The server raises again, when it has ended, what ended it; the consumer has to end after that.
@@ -49,14 +50,19 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
     api_key = os.environ.get("PINNERSAGE_API_KEY") or None
     check_address(serving.host, api_key)
     # One request a thread: BLAS with threads of its own would only get into their way.
-    with threadpool_limits(1), closing(open_store(serving.store, data_folder / "serving")) as store:
+    with (
+        threadpool_limits(1),
+        _listen(serving.host, serving.port) as listening,
+        closing(open_store(serving.store, data_folder / "serving")) as store,
+    ):
         follower = Follower(published, data_folder, settings, store)
         app = create_app(follower, serving, api_key)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                host=serving.host,
-                port=serving.port,
+                # Others may be installed, which take headers of any size.
+                http="h11",
+                ws="none",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -67,11 +73,9 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
         consumer = _Supervised(_consumer()) if consume else None
         follower.start()
         try:
-            with closing(server.config.bind_socket()) as listening:
-                # Who reads this may ask at once, and the port that 0 stands for is known.
-                listening.listen()
-                print(f"http://{serving.host}:{listening.getsockname()[1]}/docs", flush=True)
-                server.run([listening])
+            # Who reads this may ask at once, and the port that 0 stands for is known.
+            print(f"http://{serving.host}:{listening.getsockname()[1]}/docs", flush=True)
+            server.run([listening])
         finally:
             follower.stop()
             if consumer:
@@ -93,6 +97,18 @@ def check_address(host: str, api_key: str | None) -> None:
             f"serving.host is {host}, which is not this machine alone: set PINNERSAGE_API_KEY to a key that requests "
             "must bring along in the header X-API-Key"
         )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror.partition(" (")[0]  # it repeats the address
+        raise ValueError(
+            f"nothing can listen at {host}, port {port}: {reason}. Is another service running? "
+            "The settings serving.host and serving.port say where this one listens"
+        ) from error
 
 
 def _consumer() -> list[str]:

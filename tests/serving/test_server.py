@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,3 +106,22 @@ def test_beyond_this_machine_it_does_not_start_without_a_key(tmp_path, environme
     assert done.stderr.startswith(
         "Error: serving.host is 0.0.0.0, which is not this machine alone: set PINNERSAGE_API_KEY"
     )
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path, environment):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        (tmp_path / "settings.toml").write_text(f"[serving]\nport = {port}\n")
+        command = [sys.executable, "-m", "pinnersage_assets", "serve"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: nothing can listen at 127.0.0.1, port {port}: Address already in use.")
+    assert not done.stdout
+
+
+def test_headers_may_not_be_of_any_size(serving):
+    _, url = serving
+    address = url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), SECONDS) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Large: " + 30_000 * b"a")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
