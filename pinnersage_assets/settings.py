@@ -435,7 +435,9 @@ def load_settings(path: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        # What is wrong with several settings together stands at none of them.
+        named = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+        problems = "; ".join(": ".join(filter(None, parts)) for parts in named)
         problems = problems.replace("Extra inputs are not permitted", "there is no such setting")
         raise ValueError(f"{path} has settings that cannot be used: {problems}") from error
 

@@ -183,3 +183,9 @@ def test_only_the_folders_of_the_three_tables_count(tmp_path):
 def test_a_budget_that_leaves_a_medoid_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"retrieval.*a budget of 2 leaves nothing to each of 3 medoids"):
         load_settings(write(tmp_path, "[retrieval]\nbudget = 2\n"))
+
+
+def test_what_is_wrong_with_two_settings_together_is_said_without_a_name(tmp_path):
+    (tmp_path / "settings.toml").write_text('[serving]\nstream = "redis"\n')
+    with pytest.raises(ValueError, match=r"cannot be used: serving\.stream is redis, and"):
+        load_settings(tmp_path / "settings.toml")
