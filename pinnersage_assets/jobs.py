@@ -69,7 +69,8 @@ daily_schedule = dg.build_schedule_from_partitioned_job(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Asks for the daily job of every complete day (UTC) whose events the service has landed, and again "
-    "when late ones have. Use this, or the schedule, which asks for yesterday at 01:00 whatever has landed; not both.",
+    "when late ones have; of a day without events when a later one has landed. Use this, or the schedule, which asks "
+    "for yesterday at 01:00 whatever has landed; not both.",
 )
 def landed_events(context: dg.SensorEvaluationContext, source: Source) -> dg.SensorResult | dg.SkipReason:
     """Compare the landed files, by name and size, with those of the cursor: a day is asked for once in each state."""
@@ -77,9 +78,12 @@ def landed_events(context: dg.SensorEvaluationContext, source: Source) -> dg.Sen
         return dg.SkipReason("PINNERSAGE_SOURCE is simulated: the lineage does not read what events have landed")
     folder, asked = Path(source.landing_folder), json.loads(context.cursor or "{}")
     complete = DAILY.get_partition_keys(current_time=datetime.datetime.now(datetime.UTC))
-    states = {day: state for day in complete if (state := _landed_state(folder, day))}
+    states = {day: _landed_state(folder, day) for day in complete}
+    landed = [day for day, state in states.items() if state]
+    # A day between two that have landed is over as well: nobody did anything, and a window must have no gap.
+    states = {day: state for day, state in states.items() if state or (landed and landed[0] < day < landed[-1])}
     requests = [
-        dg.RunRequest(run_key=f"{day} {state}", partition_key=day)
+        dg.RunRequest(run_key=f"{day} {state or 'quiet'}", partition_key=day)
         for day, state in states.items()
         if asked.get(day) != state
     ]

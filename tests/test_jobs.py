@@ -101,6 +101,18 @@ def test_the_sensor_asks_for_each_complete_day_once_until_more_lands(tmp_path):
     assert tick(tmp_path)[0] == first | second
 
 
+def test_the_sensor_asks_for_a_day_without_events_when_a_later_one_has_landed(tmp_path):
+    land(tmp_path, on(1))
+    _, cursor = tick(tmp_path)
+    assert "no events of a complete day" in tick(tmp_path, cursor)
+    land(tmp_path, on(4))
+    asked, cursor = tick(tmp_path, cursor)
+    assert list(asked) == [str(on(offset)) for offset in (2, 3, 4)]
+    assert "no events of a complete day" in tick(tmp_path, cursor)
+    land(tmp_path, on(3))
+    assert list(tick(tmp_path, cursor)[0]) == [str(on(3))]
+
+
 def test_the_sensor_says_that_simulated_data_does_not_land(tmp_path):
     land(tmp_path, START)
     assert "PINNERSAGE_SOURCE is simulated" in tick(tmp_path, kind="simulated")

@@ -37,7 +37,7 @@ _DETAILS = """
     SELECT pin_id, title, category FROM published.staging.pins
     WHERE dt <= $day AND pin_id IN (SELECT unnest($pins))
 """
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_LOOKS, _SECONDS_AFTER_PROBLEM = 1.0, 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Follower:
             self._seen, self._problem = seen, None
 
     def start(self) -> None:
-        """Look once a second from now on."""
+        """Look once a second from now on, and less often where something is wrong."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -190,5 +190,6 @@ class Follower:
             self._thread.join()
 
     def _follow(self) -> None:
-        while not self._stop.wait(_SECONDS_BETWEEN_LOOKS):
+        # To verify files takes its time: those that were damaged a moment ago may wait.
+        while not self._stop.wait(_SECONDS_AFTER_PROBLEM if self._problem else _SECONDS_BETWEEN_LOOKS):
             self.look()

@@ -24,6 +24,8 @@ from pinnersage_assets.settings import Settings
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 # One that ran for so long before it ended has not failed at once.
 _RAN_WELL_SECONDS = 60.0
+# What has run for so long is not ending again at once.
+_RUNS_SECONDS = 10.0
 # What a request may hold of headers.
 _HEADER_BYTES = 16_384
 _SECONDS_TO_END = 10.0
@@ -56,7 +58,8 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
         closing(open_store(serving.store, data_folder / "serving")) as store,
     ):
         follower = Follower(published, data_folder, settings, store)
-        app = create_app(follower, serving, api_key)
+        consumer = _Supervised(_consumer()) if consume else None
+        app = create_app(follower, serving, api_key, problem=lambda: consumer and consumer.problem)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -70,7 +73,6 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
                 timeout_graceful_shutdown=int(_SECONDS_TO_END),
             )
         )
-        consumer = _Supervised(_consumer()) if consume else None
         follower.start()
         try:
             # Who reads this may ask at once, and the port that 0 stands for is known.
@@ -119,6 +121,8 @@ class _Supervised:
     """A command that is started again when it ends by itself."""
 
     def __init__(self, command: list[str]) -> None:
+        self.problem: str | None = None
+        """Why events may not be coming in; None while it has run for a while."""
         self._command = command
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="supervisor", daemon=True)
@@ -135,7 +139,8 @@ class _Supervised:
             # Of a group of its own: an interrupt at the terminal is for us, who end it when answers have ended.
             with subprocess.Popen(self._command, start_new_session=True) as process:
                 while process.poll() is None and not self._stopping.wait(0.1):
-                    pass
+                    if time.monotonic() - started > _RUNS_SECONDS:
+                        self.problem = None
                 if process.poll() is None:
                     process.terminate()
                     try:
@@ -146,6 +151,7 @@ class _Supervised:
                 return
             if time.monotonic() - started > _RAN_WELL_SECONDS:
                 pause = _SHORTEST_PAUSE
-            _log.error("the consumer ended with %s; it is started again in %.0f s", process.returncode, pause)
+            self.problem = f"the consumer ended with {process.returncode}; it is started again in {pause:.0f} s"
+            _log.error("%s", self.problem)
             self._stopping.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -92,7 +92,8 @@ class Health:
     """What is served."""
 
     status: str
-    """``ok``; ``stale`` where the newest published day cannot be opened; ``unavailable`` where there is none."""
+    """``ok``; ``stale`` where the newest published day cannot be opened, or events do not come in; ``unavailable``
+    where there is no day."""
     problem: str | None
     day: datetime.date | None
     version: str | None
@@ -110,6 +111,7 @@ def create_app(
     settings: ServingSettings,
     api_key: str | None = None,
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    problem: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """The application.
 
@@ -118,6 +120,7 @@ def create_app(
         settings: limits.
         api_key: what requests must bring along in the header X-API-Key; None: nothing.
         now: the time (UTC).
+        problem: says why events may not be coming in.
     """
     app = FastAPI(
         title="PinnerSage",
@@ -170,9 +173,9 @@ def create_app(
             day = follower.current
         except NothingToServeError as error:
             return _json(Health("unavailable", str(error), *[None] * 5), 503)
-        status = "stale" if follower.problem else "ok"
+        problems = "; ".join(filter(None, (follower.problem, problem())))
         served = day.day, day.version, day.users, day.clusters, day.pins
-        return _json(Health(status, follower.problem, *served))
+        return _json(Health("stale" if problems else "ok", problems or None, *served))
 
     @app.get("/metrics", summary="Counts and times", tags=["operation"], response_class=PlainTextResponse)
     def prometheus() -> Response:

@@ -67,6 +67,11 @@ def recent_pins(url):
         return {pin for interest in json.load(response)["interests"] for pin in interest["recent_pin_ids"]}
 
 
+def health(url):
+    with urllib.request.urlopen(f"{url}/health") as response:
+        return json.load(response)
+
+
 def append(tmp_path, name, pin):
     moment = datetime.datetime.now(datetime.UTC).isoformat()
     event = {"event_id": name, "user_id": 1, "pin_id": pin, "action": "click", "time": moment}
@@ -82,6 +87,7 @@ def test_what_a_user_does_shows_at_once_and_also_after_the_consumer_was_killed(t
     assert until(lambda: recent_pins(url)) == {pin_id(60)}
     [consumer] = children_of(process.pid)
     os.kill(consumer, signal.SIGKILL)
+    assert "the consumer ended with -9" in until(lambda: health(url)["problem"])
     append(tmp_path, "b", pin_id(90))
     assert until(lambda: recent_pins(url) - {pin_id(60)}) == {pin_id(90)}
     [another] = until(lambda: children_of(process.pid))
