@@ -58,6 +58,9 @@ backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO
 sql: $(INSTALLED)  ## A prompt for SQL on the published copy
 	@$(RUN) sql
 
+# As many workers as a small machine has processors: with more threads each they would wait for each other.
+test test-all: export OPENBLAS_NUM_THREADS = 1
+
 test: $(INSTALLED)  ## The tests that gate a change
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
