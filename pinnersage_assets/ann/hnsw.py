@@ -4,11 +4,11 @@ An index file is written under a temporary name, synced and renamed, and never w
 place, which would lose the index to a crash and kill every process that has the file mapped.
 """
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from usearch.index import Index
 
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.locality import nearby_order
-from pinnersage_assets.files import written_atomically
+from pinnersage_assets.files import checksum, written_atomically
 
 METRIC = "cos"
 
@@ -48,6 +48,11 @@ class HnswParameters:
     expansion_add: int
     expansion_search: int
     dtype: str
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Those that a row of ``retrieval.hnsw_index`` has."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -279,12 +284,6 @@ def open_file(
 
 def _ids(index: Index) -> NDArray[np.int64]:
     return np.sort(np.asarray(index.keys).view(np.int64))
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:

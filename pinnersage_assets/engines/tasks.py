@@ -9,7 +9,6 @@ it wrote and their checksum; the caller compares that with the file and alone gi
 attempt that was given up, on a machine that was thought dead perhaps, can finish whenever it likes: nobody looks at it.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -24,6 +23,8 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
+
+from pinnersage_assets.files import checksum
 
 Kernel = Callable[[Path, Path, Mapping[str, Any]], int]
 
@@ -147,12 +148,6 @@ def verify(path: Path, receipt: Receipt) -> None:
         raise ReceiptError(f"{path} is no Parquet file: {error}") from error
     if rows != receipt.rows:
         raise ReceiptError(f"{path} has {rows:,} rows, its receipt says {receipt.rows:,}")
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_kernel(path: str) -> Kernel:

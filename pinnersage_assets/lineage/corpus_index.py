@@ -213,7 +213,7 @@ def open_corpus_index(warehouse: Warehouse, day: datetime.date, log: logging.Log
     [row] = rows
     if row["method"] == "exact":
         return ExactIndex(ids, vectors)
-    parameters = HnswParameters(**{name: row[name] for name in _PARAMETERS})
+    parameters = HnswParameters.of(row)
     try:
         if row["path"] is None:
             raise IndexFileError(f"the index file of {day} was deleted, being older than index.retention_days")

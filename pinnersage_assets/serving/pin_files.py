@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pinnersage_assets.files import sync
+from pinnersage_assets.files import checksum, sync
 from pinnersage_assets.vector_files import write_vectors
 
 
@@ -132,6 +132,5 @@ def _checksum(folder: Path) -> str:
     """SHA-256 over all files in the order of their names."""
     digest = hashlib.sha256()
     for name in _NAMES:
-        with (folder / f"{name}.npy").open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(checksum(folder / f"{name}.npy")))
     return digest.hexdigest()

@@ -112,8 +112,7 @@ def _open_index(row: dict, pins: PinFiles, data_folder: Path) -> CorpusIndex:
     ids, vectors = pins.ids[: pins.corpus_size], pins.vectors[: pins.corpus_size]
     if row["method"] == "exact":
         return ExactIndex(ids, vectors)
-    names = ("connectivity", "expansion_add", "expansion_search", "dtype")
-    parameters = HnswParameters(**{name: row[name] for name in names})
+    parameters = HnswParameters.of(row)
     try:
         if row["path"] is None:
             raise IndexFileError(f"the index file of {row['dt']} was deleted")

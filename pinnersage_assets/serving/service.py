@@ -32,7 +32,7 @@ from swagger_ui_bundle import swagger_ui_path
 from pinnersage_assets.serving import recommender
 from pinnersage_assets.serving.recommender import UnknownPinError
 from pinnersage_assets.serving.served_day import Follower, NothingToServeError, ServedDay
-from pinnersage_assets.serving.store import MissingSnapshotError, StoreError
+from pinnersage_assets.serving.store import MissingSnapshotError, StoreError, utc_now
 from pinnersage_assets.settings import ServingSettings
 
 API_KEY_HEADER = "X-API-Key"
@@ -110,7 +110,7 @@ def create_app(
     follower: Follower,
     settings: ServingSettings,
     api_key: str | None = None,
-    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    now: Callable[[], datetime.datetime] = utc_now,
     problem: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """The application.
