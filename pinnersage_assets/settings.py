@@ -185,6 +185,11 @@ class EvaluationSettings(Section):
     relevance_cosine: float = Field(
         0.8, gt=0, le=1, description="An action is served by a pin at this cosine or above."
     )
+    exact_up_to: int = Field(
+        50_000,
+        ge=0,
+        description="Pins up to which models are judged on exact neighbours; in a larger corpus on those of the index.",
+    )
     largest_share: float = Field(
         0.04, gt=0, le=1, description="Candidates of a user are at most this share of the corpus."
     )

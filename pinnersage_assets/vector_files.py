@@ -1,9 +1,11 @@
 """Vectors as a file that is mapped into memory: any number of processes share the pages of one copy."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +46,29 @@ def map_vectors(path: Path) -> NDArray[np.float32]:
     """The vectors of a file, (rows, d), read from disk as they are used."""
     # A plain array over the mapped pages: a memmap makes every slice a memmap again, which takes its time.
     return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """Vectors and nothing else, float32, that may be appended to: the first ``rows`` of them."""
+
+    path: Path
+    rows: int
+    dimensions: int
+
+    def map(self) -> NDArray[np.float32]:
+        """The vectors, (rows, dimensions), read from disk as they are used."""
+        shape = self.rows, self.dimensions
+        if not self.rows:
+            return np.empty(shape, dtype=np.float32)
+        return np.memmap(self.path, dtype="<f4", mode="r", shape=shape).view(np.ndarray)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a worker needs to open it, JSON-able."""
+        return {"path": str(self.path), "rows": self.rows, "dimensions": self.dimensions}
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Self:
+        """From `parameters`."""
+        return cls(Path(parameters["path"]), parameters["rows"], parameters["dimensions"])

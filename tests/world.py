@@ -77,6 +77,12 @@ def small_settings(**sections) -> Settings:
 
 
 @dataclass(frozen=True)
+# What the ledger says after pins were written anew, which a change behind its back must say as well.
+PINS_WRITTEN_ANEW = (
+    "UPDATE operations.partitions SET written_at = written_at + INTERVAL 1 SECOND WHERE table_name = 'staging.pins'"
+)
+
+
 class World:
     """A data directory with the definitions that work on it."""
 

@@ -12,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from pinnersage_assets.model.selected_vectors import Vectors
+
 # Blocks that are searched at the same time, at most.
 _THREADS = 8
 # Scores of one block; float32, so 64 MB.
 _BLOCK_SCORES = 16_000_000
+# Vectors that are held against all queries before the next ones are looked at.
+_TILE_ROWS = 65_536
 # Scores of which only the highest is compared, to bound the k-th highest of all: cheaper than a partition of all.
 _GROUP = 64
 
@@ -26,7 +30,7 @@ class ExactIndex:
 
     ids: NDArray[np.int64]
     """(m,) ascending."""
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     """(m, n) unit vectors."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -44,23 +48,40 @@ class ExactIndex:
 
 
 def exact_search(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+    queries: NDArray[np.float32], vectors: Vectors, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k vectors of highest cosine for each query.
 
     Args:
         queries: (q, n) unit vectors.
-        vectors: (m, n) unit vectors.
+        vectors: (m, n) unit vectors; what is not in memory is gathered once, some of it at a time.
         k: how many to find; fewer are returned where there are fewer vectors.
 
     Returns:
         rows (q, min(k, m)) int64 into ``vectors`` and cosines float32, highest first, equal ones by row.
     """
     k = min(k, len(vectors))
-    rows = np.empty((len(queries), k), dtype=np.int64)
-    cosines = np.empty((len(queries), k), dtype=np.float32)
+    rows, cosines = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
     if not rows.size:
         return rows, cosines
+    for start in range(0, len(vectors), _TILE_ROWS):
+        tile = vectors[start : start + _TILE_ROWS]
+        found, values = _search_tile(queries, tile, min(k, len(tile)))
+        if start:
+            # Rows of this tile come after all others: a stable sort leaves equal ones in their order.
+            found, values = np.hstack([rows, found + start]), np.hstack([cosines, values])
+            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+            found, values = np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1)
+        rows, cosines = found, values
+    return rows, cosines
+
+
+def _search_tile(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `exact_search`, of vectors that are in memory, at least k."""
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    cosines = np.empty((len(queries), k), dtype=np.float32)
 
     def search(some: list[slice]) -> None:
         # Memory of that size is new, and slow, whenever it is asked for.

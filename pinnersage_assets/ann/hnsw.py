@@ -17,6 +17,7 @@ from usearch.index import Index
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.locality import nearby_order
 from pinnersage_assets.files import checksum, written_atomically
+from pinnersage_assets.model.selected_vectors import Vectors
 
 METRIC = "cos"
 
@@ -25,6 +26,8 @@ METRIC = "cos"
 _FRAME_SHARE = 0.1
 # A search that wants more of the corpus than this share walks through most of the graph: a scan is cheaper, and exact.
 _SCAN_FROM_SHARE = 0.1
+# Vectors whose length is looked at at once.
+_CHECKED_AT_ONCE = 20_000
 # Pins inserted between two reports of progress.
 _INSERTED_AT_ONCE = 1_000
 # Queries searched, and re-ranked, at once: the first fills the threads, the second the processor's cache.
@@ -62,7 +65,7 @@ class HnswIndex:
     index: Index
     ids: NDArray[np.int64]
     """(m,) ascending."""
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     """(m, n) unit vectors."""
     expansion_search: int
 
@@ -147,7 +150,7 @@ class HnswIndex:
         """Order by the cosines of the full vectors: those of the stored ones are rounded."""
         # Ascending ids, so that a stable sort by cosine leaves equally near ones in their order.
         found = np.sort(found, axis=1)
-        np.take(self.vectors, self._rows_of(found), axis=0, out=gathered, mode="clip")
+        self.vectors.take(self._rows_of(found), axis=0, out=gathered, mode="clip")
         cosines = np.einsum("qkn,qn->qk", gathered, queries)
         cosines[found == -1] = -np.inf
         order = np.argsort(-cosines, axis=1, kind="stable")
@@ -156,7 +159,7 @@ class HnswIndex:
 
 def build(
     ids: NDArray[np.int64],
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
     parameters: HnswParameters,
     on_progress: Progress | None = None,
     threads: int = 0,
@@ -191,7 +194,7 @@ def build(
     return HnswIndex(index, ids, vectors, parameters.expansion_search)
 
 
-def grow(index: Index, ids: NDArray[np.int64], vectors: NDArray[np.float32], parameters: HnswParameters) -> HnswIndex:
+def grow(index: Index, ids: NDArray[np.int64], vectors: Vectors, parameters: HnswParameters) -> HnswIndex:
     """Make the index of some pins from one of other pins that shares most of them: some leave, some are added.
 
     Args:
@@ -218,7 +221,7 @@ def grow(index: Index, ids: NDArray[np.int64], vectors: NDArray[np.float32], par
 def _insert(
     index: Index,
     ids: NDArray[np.int64],
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
     rows: NDArray[np.int64],
     on_progress: Progress | None = None,
     threads: int = 0,
@@ -286,7 +289,7 @@ def _ids(index: Index) -> NDArray[np.int64]:
     return np.sort(np.asarray(index.keys).view(np.int64))
 
 
-def _check(ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+def _check(ids: NDArray[np.int64], vectors: Vectors) -> None:
     if ids.ndim != 1 or vectors.ndim != 2 or len(ids) != len(vectors):
         raise ValueError(f"ids of shape {ids.shape} do not fit vectors of shape {vectors.shape}")
     if ids.dtype != np.int64 or vectors.dtype != np.float32:
@@ -295,7 +298,10 @@ def _check(ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         raise ValueError("ids must be ascending, each once")
     if (ids == -1).any():
         raise ValueError("pin id -1 cannot be a key of the index")
-    norms = np.einsum("ij,ij->i", vectors, vectors)
-    if not np.allclose(norms, 1, atol=1e-3):
-        worst = int(np.argmax(~np.isclose(norms, 1, atol=1e-3)))
-        raise ValueError(f"vectors must have unit length; that of pin {ids[worst]} has {np.sqrt(norms[worst])}")
+    for start in range(0, len(ids), _CHECKED_AT_ONCE):
+        some = vectors[start : start + _CHECKED_AT_ONCE]
+        norms = np.einsum("ij,ij->i", some, some)
+        if not np.allclose(norms, 1, atol=1e-3):
+            worst = int(np.argmax(~np.isclose(norms, 1, atol=1e-3)))
+            pin = ids[start + worst]
+            raise ValueError(f"vectors must have unit length; that of pin {pin} has {np.sqrt(norms[worst])}")

@@ -8,6 +8,8 @@ the processor's caches still hold.
 import numpy as np
 from numpy.typing import NDArray
 
+from pinnersage_assets.model.selected_vectors import Vectors
+
 # Cells on each of two levels, so that a vector is compared with 128 centres and not with 4,096.
 _CELLS = 64
 # No cell is made for fewer vectors than this.
@@ -16,7 +18,7 @@ _SMALLEST_CELL = 20
 _BLOCK = 1_024
 
 
-def nearby_order(vectors: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def nearby_order(vectors: Vectors, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """An order of rows in which neighbours mostly stand near each other; the same for the same vectors.
 
     Vectors are sorted into the cells of the nearest of some randomly chosen ones, and within a cell once more.
@@ -36,9 +38,7 @@ def nearby_order(vectors: NDArray[np.float32], rows: NDArray[np.int64] | None = 
     return np.concatenate([part[np.argsort(_nearest_centres(vectors, part, chance), kind="stable")] for part in parts])
 
 
-def _nearest_centres(
-    vectors: NDArray[np.float32], rows: NDArray[np.int64], chance: np.random.Generator
-) -> NDArray[np.int64]:
+def _nearest_centres(vectors: Vectors, rows: NDArray[np.int64], chance: np.random.Generator) -> NDArray[np.int64]:
     """Of each row the nearest of some of them, by number."""
     cells = min(_CELLS, len(rows) // _SMALLEST_CELL)
     if cells < 2:

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.hnsw import HnswIndex
+from pinnersage_assets.model.selected_vectors import selected
 
 CorpusIndex = ExactIndex | HnswIndex
 
@@ -31,7 +32,7 @@ def search_among(
     Returns:
         ids and cosines, both (q, min(k, allowed pins)), nearest first; equally near ones by id.
     """
-    among = ExactIndex(index.ids[allowed], index.vectors[allowed])
+    among = ExactIndex(index.ids[allowed], selected(index.vectors, allowed))
     k = min(k, len(among.ids))
     depth = int(_SLACK * k * len(index.ids) / max(1, len(among.ids)))
     if isinstance(index, ExactIndex) or depth >= index.scans_from:

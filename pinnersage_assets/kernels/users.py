@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from pinnersage_assets.model.medoids import decayed_weights, importance
 from pinnersage_assets.model.pinnersage import cluster_users, find_medoids
 from pinnersage_assets.model.population import offsets_of
-from pinnersage_assets.vector_files import map_vectors
+from pinnersage_assets.vector_files import VectorFile
 
 
 def cluster_bucket(source: Path, destination: Path, parameters: Mapping[str, Any]) -> int:
@@ -21,8 +21,8 @@ def cluster_bucket(source: Path, destination: Path, parameters: Mapping[str, Any
     Args:
         source: user_id, pin_id, pin_row (of the vectors), actions and any other columns, rows of a user together.
         destination: gets the same rows with ``cluster`` for pin_row.
-        parameters: ``vectors``, the path of all users' vectors; ``alpha``; ``memory_bytes``, what may be taken beside
-            the vectors of the bucket.
+        parameters: ``vectors``, those of a `VectorFile` with the vectors of all users; ``alpha``; ``memory_bytes``,
+            what may be taken beside the vectors of the bucket.
 
     Returns:
         The number of rows.
@@ -52,10 +52,9 @@ def embed_bucket(source: Path, destination: Path, parameters: Mapping[str, Any])
 
     Args:
         source: user_id, cluster, pin_id, actions, ages (of each action, in days, ascending), fingerprint, medoid_pin_id
-            (null where it must be found) and pin_row (of the vectors, needed where it must be found); rows in the order
-            of user, cluster and pin.
+            (null where it must be found) and pin_row (of the vectors); rows in the order of user, cluster and pin.
         destination: gets a row an embedding: user_id, cluster, medoid_pin_id, fingerprint, size, importance.
-        parameters: ``vectors``, the path of all vectors; ``decay_per_day``; ``decayed_medoids``;
+        parameters: ``vectors``, those of a `VectorFile`; ``decay_per_day``; ``decayed_medoids``;
             ``actions_per_medoid``.
 
     Returns:
@@ -97,7 +96,7 @@ def embed_bucket(source: Path, destination: Path, parameters: Mapping[str, Any])
 def _vectors_of(pin_rows: pl.Series, parameters: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Which of a bucket's own vectors belongs to each row, and these vectors."""
     own, within = np.unique(pin_rows.to_numpy(), return_inverse=True)
-    return within, map_vectors(Path(parameters["vectors"]))[own]
+    return within, VectorFile.of(parameters["vectors"]).map()[own]
 
 
 def _unseen(done: int, total: int) -> None:

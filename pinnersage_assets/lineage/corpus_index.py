@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.exact import ExactIndex, exact_search, recall
-from pinnersage_assets.ann.fingerprints import fingerprint, pin_digests
+from pinnersage_assets.ann.fingerprints import fingerprint
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, IndexFileError
 from pinnersage_assets.ann.restricted import CorpusIndex
-from pinnersage_assets.lineage.queries import CORPUS_VECTORS, pin_vectors
+from pinnersage_assets.lineage.queries import corpus_ids
+from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
 from pinnersage_assets.warehouse.publishing import UNNAMED_FOR_SECONDS, named
 
 # An index grows while the pins that came and went since it was built are at most this share of it: each costs it a
@@ -68,15 +70,15 @@ def make_index(
         log: told what is done, and warned of files that cannot be used.
         on_progress: as `hnsw.build`.
     """
-    ids, vectors = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+    ids, pins = corpus_ids(warehouse, day), pin_vectors(warehouse, day)
+    vectors = pins.select(ids)
     described = {"pins": len(ids), "dimensions": vectors.shape[1], "metric": hnsw.METRIC}
     if len(ids) <= settings.index.exact_up_to:
         log.info(f"{len(ids):,} pins are searched exactly: index.exact_up_to is {settings.index.exact_up_to:,}")
-        index = ExactIndex(ids, vectors)
+        index = ExactIndex(ids, vectors[:])
         return MadeIndex(index, {**described, **_NO_FILE}, measure(index))
     parameters = parameters_of(settings)
-    digests = pin_digests(ids, vectors)
-    described |= {"method": "hnsw", "fingerprint": fingerprint(digests), **asdict(parameters)}
+    described |= {"method": "hnsw", "fingerprint": fingerprint(pins.digests_of(ids)), **asdict(parameters)}
 
     def is_below_floor(recall: float | None, which: str) -> bool:
         if is_below := recall is not None and recall < settings.index.recall_floor:
@@ -88,7 +90,7 @@ def make_index(
         if not is_below_floor(recall := measure(index), "kept"):
             return MadeIndex(index, {**described, **of_file}, recall)
     started = time.perf_counter()
-    grown = None if kept else _grown(warehouse, day, ids, vectors, digests, parameters, log)
+    grown = None if kept else _grown(warehouse, day, ids, pins, parameters, log)
     if grown and not is_below_floor(recall := measure(grown[0]), "grown"):
         index, changes = grown
     else:
@@ -122,7 +124,7 @@ def _kept(
     warehouse: Warehouse,
     day: datetime.date,
     ids: NDArray[np.int64],
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
     of_pins: int,
     parameters: HnswParameters,
     log: logging.Logger,
@@ -144,8 +146,7 @@ def _grown(
     warehouse: Warehouse,
     day: datetime.date,
     ids: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    digests: NDArray[np.uint64],
+    pins: PinVectors,
     parameters: HnswParameters,
     log: logging.Logger,
 ) -> tuple[HnswIndex, int] | None:
@@ -156,17 +157,16 @@ def _grown(
     earlier = _row(warehouse, "dt < $day", day)
     if earlier is None or not _built_alike(earlier, parameters):
         return None
-    held = warehouse.read("SELECT pin_id FROM corpus.pins WHERE dt = $dt ORDER BY pin_id", {"dt": earlier["dt"]})
-    held_ids = held["pin_id"].to_numpy()
+    held_ids = corpus_ids(warehouse, earlier["dt"])
     leaving = np.setdiff1d(held_ids, ids, assume_unique=True)
     stays = np.isin(ids, held_ids, assume_unique=True)
     changes = earlier["changes_since_build"] + len(leaving) + int(np.count_nonzero(~stays))
     if changes > _CHANGES_SHARE * len(ids):
         log.info(f"{changes:,} of {len(ids):,} pins came or went since the last build: the index is built anew")
         return None
-    gone = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": day, "pins": leaving.tolist()})
     # A pin keeps its vector, but an old day may have been corrected and materialised again.
-    if (fingerprint(digests[stays]) + fingerprint(pin_digests(*gone))) % 2**64 != earlier["fingerprint"]:
+    held_known = held_ids[np.isin(held_ids, pins.ids, assume_unique=True)]
+    if fingerprint(pins.digests_of(held_known)) != earlier["fingerprint"]:
         log.info(f"pins of the index of {earlier['dt']} have other vectors now: the index is built anew")
         return None
     try:
@@ -174,7 +174,7 @@ def _grown(
             warehouse.data_folder / earlier["path"],
             earlier["sha256"],
             held_ids,
-            vectors.shape[1],
+            pins.file.dimensions,
             parameters,
             to_grow=True,
         )
@@ -182,7 +182,7 @@ def _grown(
         log.warning(f"{error}; the index is built anew")
         return None
     log.info(f"the index of {earlier['dt']} is grown: {len(leaving):,} pins leave, {(~stays).sum():,} are added")
-    return hnsw.grow(file, ids, vectors, parameters), changes
+    return hnsw.grow(file, ids, pins.select(ids), parameters), changes
 
 
 def _row(warehouse: Warehouse, which: str, day: datetime.date) -> dict | None:
@@ -206,18 +206,19 @@ def open_corpus_index(warehouse: Warehouse, day: datetime.date, log: logging.Log
     Raises:
         LookupError: there is no such row.
     """
-    ids, vectors = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+    ids, pins = corpus_ids(warehouse, day), pin_vectors(warehouse, day)
+    vectors = pins.select(ids)
     rows = warehouse.read("FROM retrieval.hnsw_index WHERE dt = $day", {"day": day}).to_dicts()
     if not rows:
         raise LookupError(f"retrieval.hnsw_index has no partition of {day}: materialise it first")
     [row] = rows
     if row["method"] == "exact":
-        return ExactIndex(ids, vectors)
+        return ExactIndex(ids, vectors[:])
     parameters = HnswParameters.of(row)
     try:
         if row["path"] is None:
             raise IndexFileError(f"the index file of {day} was deleted, being older than index.retention_days")
-        if row["fingerprint"] != fingerprint(pin_digests(ids, vectors)):
+        if row["fingerprint"] != fingerprint(pins.digests_of(ids)):
             raise IndexFileError(f"corpus.pins of {day} is not what the index file was made of any more")
         path = warehouse.data_folder / row["path"]
         file = hnsw.open_file(path, row["sha256"], ids, vectors.shape[1], parameters)

@@ -5,8 +5,10 @@ import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from pinnersage_assets.model.selected_vectors import SelectedVectors
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 
 def window(day: datetime.date, settings: Settings) -> dict[str, object]:
@@ -22,11 +24,6 @@ def window(day: datetime.date, settings: Settings) -> dict[str, object]:
 INTEREST_ACTIONS = """
     SELECT user_id, pin_id, ts, action FROM staging.actions
     WHERE dt BETWEEN $first AND $day AND list_contains($interest, action)
-"""
-
-CORPUS_VECTORS = """
-    SELECT c.pin_id, p.embedding FROM corpus.pins AS c JOIN staging.pins AS p ON c.pin_id = p.pin_id
-    WHERE c.dt = $day ORDER BY c.pin_id
 """
 
 _ACTED_ON_CORPUS_PINS = """
@@ -57,20 +54,14 @@ SEEN_SINCE = _ACTED_ON_CORPUS_PINS.format(
 )
 
 
-def pin_vectors(
-    warehouse: Warehouse, pins: str, parameters: dict[str, object]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The vectors of the pins, known by ``$day``, that a query selects.
+def corpus_ids(warehouse: Warehouse, day: datetime.date) -> NDArray[np.int64]:
+    """The pins that may be recommended as of a day, (m,) ascending."""
+    return warehouse.read("SELECT pin_id FROM corpus.pins WHERE dt = $day ORDER BY pin_id", {"day": day})[
+        "pin_id"
+    ].to_numpy()
 
-    Args:
-        warehouse: where they are.
-        pins: a query for one column of pin ids.
-        parameters: its parameters, ``day`` among them.
 
-    Returns:
-        ids (m,) ascending, and vectors (m, n).
-    """
-    return warehouse.read_vectors(
-        f"SELECT pin_id, embedding FROM staging.pins WHERE dt <= $day AND pin_id IN ({pins}) ORDER BY pin_id",
-        parameters,
-    )
+def corpus_vectors(warehouse: Warehouse, day: datetime.date) -> tuple[NDArray[np.int64], SelectedVectors]:
+    """As `corpus_ids`, and their vectors (m, n), which are not in memory."""
+    ids = corpus_ids(warehouse, day)
+    return ids, pin_vectors(warehouse, day).select(ids)

@@ -13,10 +13,10 @@ import pyarrow as pa
 from pinnersage_assets.ann.restricted import CorpusIndex, search_among
 from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.corpus_index import make_index, measure_recall, open_corpus_index, restriction
-from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, pin_vectors, window
+from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, window
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.pinnersage import draw_medoids
-from pinnersage_assets.model.population import batches, offsets_of, rows_of
+from pinnersage_assets.model.population import batches, offsets_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
@@ -24,8 +24,7 @@ from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import ParquetFiles
-
-_MEDOIDS = "SELECT medoid_pin_id FROM users.medoids WHERE dt = $day"
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # Candidate sets are made for so many medoids at once; each brings some hundred rows.
 _MEDOIDS_AT_ONCE = 5_000
@@ -67,13 +66,12 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     """Make the index of the day's corpus, or keep the file of an earlier run, and measure its recall."""
     day = partition_day(context)
     settings = parameters.in_force(warehouse, settings, day)
-    medoids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
     asked = _queries(drawn_medoids(warehouse, settings, day), settings)
     order = np.argsort(
         keyed_uniform("recall sample", settings.seed, day.toordinal(), asked["medoid_pin_id"].to_numpy())
     )
     sample = asked[order[: settings.index.recall_sample]]
-    queries = vectors[rows_of(medoids, sample["medoid_pin_id"].to_numpy())]
+    queries = pin_vectors(warehouse, day).select(sample["medoid_pin_id"].to_numpy())[:]
 
     def recall_as_used(index: CorpusIndex) -> float | None:
         return measure_recall(index, queries, sample["depth"].to_numpy())
@@ -133,10 +131,10 @@ def _neighbour_search(
     index = open_corpus_index(warehouse, day, log)
     recommendable = restriction(warehouse, day, settings.retrieval.condition)
     allowed = None if recommendable is None else np.isin(index.ids, recommendable.to_numpy(), assume_unique=True)
-    medoid_ids, vectors = pin_vectors(warehouse, _MEDOIDS, {"day": day})
+    known = pin_vectors(warehouse, day)
 
     def search(medoids: pl.Series, depth: int) -> pl.DataFrame:
-        queries = vectors[rows_of(medoid_ids, medoids.to_numpy())]
+        queries = known.select(medoids.to_numpy())[:]
         if allowed is None:
             pins, cosines = index.search(queries, depth)
         else:

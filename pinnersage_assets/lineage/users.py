@@ -8,7 +8,6 @@ import datetime
 from pathlib import Path
 
 import dagster as dg
-import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -16,21 +15,19 @@ from numpy.typing import NDArray
 from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.by_bucket import map_buckets
-from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
+from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, window
 from pinnersage_assets.model.feedback import feedback_factors
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, SETTINGS, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
-from pinnersage_assets.vector_files import write_vectors
 from pinnersage_assets.warehouse.buckets import Bucket, collect, write_buckets, write_parquet
-from pinnersage_assets.warehouse.database import Warehouse, vectors_in_parts
+from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import ParquetFiles, Rows, scratch_folder
+from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
 
 # Of both assets: a new way to compute either makes yesterday's results unfit for use today.
-_CODE_VERSION = "2"
-
-_VECTORS_AT_ONCE = 20_000
+_CODE_VERSION = "3"
 
 _ACTED = f"""
     SELECT user_id, pin_id, count(*)::INTEGER AS actions, max(ts) AS last_ts
@@ -42,7 +39,7 @@ def _fingerprint(of: str) -> str:
     """Columns by which the rows of a user or cluster are known again: contents, in any order, and what made them."""
     # Text is hashed: DuckDB's hash of several values is so simple that in a sum what is common to rows cancels out.
     return f"""
-        bit_xor(hash(concat_ws(' ', pin_id, actions, vector))) OVER (PARTITION BY {of}) AS contents,
+        bit_xor(hash(concat_ws(' ', pin_id, actions, digest))) OVER (PARTITION BY {of}) AS contents,
         (hash(concat_ws(' ', contents, $made_by)) >> 1)::BIGINT AS fingerprint
     """
 
@@ -51,15 +48,11 @@ def _fingerprint(of: str) -> str:
 _CLUSTERED = f"""
     CREATE TEMP TABLE clustered AS
     WITH acted AS ({_ACTED}),
-    vectors AS (
-        SELECT pin_id, hash(embedding) AS vector FROM staging.pins
-        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM acted)
-    ),
     fingerprinted AS (
-        SELECT user_id, pin_id, actions, last_ts,
+        SELECT user_id, pin_id, actions, last_ts, pin_row,
             {_fingerprint("user_id")}
         FROM (
-            FROM acted JOIN vectors USING (pin_id)
+            FROM acted JOIN known_pins USING (pin_id)
             QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY last_ts DESC, pin_id) <= $most
         )
     ),
@@ -67,21 +60,13 @@ _CLUSTERED = f"""
     SELECT * EXCLUDE contents FROM fingerprinted LEFT JOIN kept USING (user_id, pin_id, fingerprint)
 """
 
-# The pins whose vectors are needed, numbered.
-_FRESH_PINS = """
-    CREATE TEMP TABLE fresh_pins AS
-    SELECT pin_id, row_number() OVER (ORDER BY pin_id) - 1 AS pin_row FROM (SELECT DISTINCT pin_id FROM {})
-"""
+_FRESH = "SELECT * EXCLUDE cluster FROM clustered WHERE cluster IS NULL"
 
-_FRESH_VECTORS = "SELECT pin_row, embedding FROM staging.pins JOIN fresh_pins USING (pin_id) WHERE dt <= $day"
-
-_FRESH = "SELECT * EXCLUDE cluster FROM clustered JOIN fresh_pins USING (pin_id) WHERE cluster IS NULL"
-
-_KEPT = "FROM clustered WHERE cluster IS NOT NULL"
+_KEPT = "SELECT * EXCLUDE pin_row FROM clustered WHERE cluster IS NOT NULL"
 
 _LEFT_OUT = f"""
     WITH acted AS (
-        SELECT *, pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day) AS known FROM ({_ACTED})
+        SELECT *, pin_id IN (SELECT pin_id FROM known_pins) AS known FROM ({_ACTED})
     )
     SELECT
         (SELECT coalesce(sum(actions), 0)::BIGINT FROM acted WHERE NOT known) AS unknown,
@@ -97,21 +82,17 @@ _MEMBERS = f"""
         SELECT user_id, cluster, pin_id, actions, dense_rank() OVER (ORDER BY user_id, cluster) - 1 AS number
         FROM users.clusters WHERE dt = $day
     ),
-    vectors AS (
-        SELECT pin_id, hash(embedding) AS vector FROM staging.pins
-        WHERE dt <= $day AND pin_id IN (SELECT pin_id FROM numbered)
-    ),
     fingerprinted AS (
-        SELECT user_id, cluster, pin_id, actions, number,
+        SELECT user_id, cluster, pin_id, actions, number, pin_row,
             {_fingerprint("number")}
-        FROM numbered JOIN vectors USING (pin_id)
+        FROM numbered JOIN known_pins USING (pin_id)
     ),
     kept AS (
         SELECT user_id, fingerprint, any_value(medoid_pin_id) AS medoid
         FROM users.medoids WHERE dt = $yesterday AND NOT $decayed
         GROUP BY user_id, fingerprint HAVING count(*) = 1
     )
-    SELECT user_id, cluster, pin_id, actions, number, fingerprint,
+    SELECT user_id, cluster, pin_id, actions, number, pin_row, fingerprint,
         CASE WHEN $apiece = 0 OR sum(actions) OVER (PARTITION BY number) <= $apiece THEN medoid END AS medoid_pin_id
     FROM fingerprinted LEFT JOIN kept USING (user_id, fingerprint)
 """
@@ -124,7 +105,7 @@ _AGES = f"""
 """
 
 _OF_MEMBERS = """
-    SELECT * EXCLUDE number FROM members JOIN ages USING (user_id, pin_id) LEFT JOIN fresh_pins USING (pin_id)
+    SELECT * EXCLUDE number FROM members JOIN ages USING (user_id, pin_id)
 """
 
 # What was shown to users who have medoids, and what they did with it in time; not what they still have time for.
@@ -172,15 +153,15 @@ def clusters(
 ) -> dg.MaterializeResult[ParquetFiles]:
     """The distinct pins of each user in the window, clustered; a pin acted on n times is a point of weight n."""
     settings = parameters.in_force(warehouse, settings, partition_day(context))
-    scope = window(partition_day(context), settings)
+    scope, pins = window(partition_day(context), settings), pin_vectors(warehouse, partition_day(context))
     with scratch_folder(warehouse) as folder:
-        buckets, kept, counts = _write_clustered(warehouse, scope, settings, folder)
+        buckets, kept, counts = _write_clustered(warehouse, pins, scope, settings, folder)
         found = map_buckets(
             engine.get_engine(),
             "pinnersage_assets.kernels.users:cluster_bucket",
             buckets,
             {
-                "vectors": str(folder / "vectors.npy"),
+                "vectors": pins.file.parameters,
                 "alpha": settings.clustering.alpha,
                 "memory_bytes": settings.clustering.memory_megabytes * 2**20,
             },
@@ -193,14 +174,14 @@ def clusters(
 
 
 def _write_clustered(
-    warehouse: Warehouse, scope: dict[str, object], settings: Settings, folder: Path
+    warehouse: Warehouse, pins: PinVectors, scope: dict[str, object], settings: Settings, folder: Path
 ) -> tuple[list[Bucket], Path, dict[str, int]]:
-    """What is to be clustered, in buckets, and its vectors; what is kept of yesterday; and how much there is of all."""
+    """What is to be clustered, in buckets; what is kept of yesterday; and how much there is of all."""
     made_by = f"alpha {settings.clustering.alpha!r}, code version {_CODE_VERSION}"
     most, kept = {"most": settings.clustering.largest_user}, folder / "kept.parquet"
     with warehouse.get_reader() as connection:
+        pins.register(connection)
         connection.execute(_CLUSTERED, {**scope, **most, "made_by": made_by, "yesterday": _before(scope["day"])})
-        _write_fresh_vectors(connection, "clustered WHERE cluster IS NULL", scope["day"], folder)
         write_parquet(connection, _KEPT, kept)
         (folder / "buckets").mkdir()
         buckets = write_buckets(
@@ -239,15 +220,15 @@ def medoids(
 ) -> dg.MaterializeResult:
     """The medoid of each cluster, and its importance from the cluster's actions."""
     settings = parameters.in_force(warehouse, settings, partition_day(context))
-    scope = window(partition_day(context), settings)
+    scope, pins = window(partition_day(context), settings), pin_vectors(warehouse, partition_day(context))
     with scratch_folder(warehouse) as folder:
-        buckets, expected, reused = _write_members(warehouse, scope, settings, folder)
+        buckets, expected, reused = _write_members(warehouse, pins, scope, settings, folder)
         found = map_buckets(
             engine.get_engine(),
             "pinnersage_assets.kernels.users:embed_bucket",
             buckets,
             {
-                "vectors": str(folder / "vectors.npy"),
+                "vectors": pins.file.parameters,
                 "decay_per_day": settings.clustering.decay_per_day,
                 "decayed_medoids": settings.clustering.decayed_medoids,
                 "actions_per_medoid": settings.clustering.actions_per_medoid,
@@ -264,15 +245,16 @@ def medoids(
 
 
 def _write_members(
-    warehouse: Warehouse, scope: dict[str, object], settings: Settings, folder: Path
+    warehouse: Warehouse, pins: PinVectors, scope: dict[str, object], settings: Settings, folder: Path
 ) -> tuple[list[Bucket], dict[str, int], int]:
-    """The members of clusters in buckets, and the vectors of those whose medoid must be found.
+    """The members of clusters in buckets.
 
     Returns:
         The buckets; what the embeddings must add up to; and how many clusters keep their medoid.
     """
     day, clustering = scope["day"], settings.clustering
     with warehouse.get_reader() as connection:
+        pins.register(connection)
         connection.execute(
             _MEMBERS,
             {
@@ -297,31 +279,14 @@ def _write_members(
                 f"users.clusters of {day} is not of the window as it is now ({actions} actions, now {now}): "
                 "materialise users.clusters again, then this"
             )
-        _write_fresh_vectors(connection, "members WHERE medoid_pin_id IS NULL", day, folder)
         (folder / "buckets").mkdir()
         order, rows_a_bucket = ["cluster", "pin_id"], settings.engine.rows_a_bucket
         buckets = write_buckets(connection, _OF_MEMBERS, "user_id", order, rows_a_bucket, folder / "buckets")
     return buckets, {"sum(size)": actions, "count(DISTINCT (user_id, cluster))": clusters}, reused
 
 
-def _write_fresh_vectors(connection: duckdb.DuckDBPyConnection, fresh: str, day: datetime.date, folder: Path) -> None:
-    """Number the pins of some rows in a temporary table, and write their vectors in that order."""
-    connection.execute(_FRESH_PINS.format(fresh))
-    [(pins,)] = connection.execute("SELECT count(*) FROM fresh_pins").fetchall()
-    vectors = vectors_in_parts(connection, _FRESH_VECTORS, {"day": day}, _VECTORS_AT_ONCE)
-    write_vectors(folder / "vectors.npy", pins, vectors)
-
-
 def _before(day: datetime.date) -> datetime.date:
     return day - datetime.timedelta(days=1)
-
-
-def _rows_and_vectors(
-    warehouse: Warehouse, day: datetime.date, pins: pl.Series
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The vectors of some pins, and which of them belongs to each."""
-    pin_ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": day, "pins": pins.unique().to_list()})
-    return rows_of(pin_ids, pins.to_numpy()), vectors
 
 
 def _with_feedback(warehouse: Warehouse, rows: Rows, scope: dict[str, object], settings: Settings) -> pl.DataFrame:
@@ -343,8 +308,9 @@ def _factors(
     """What feedback makes of the importance of each embedding."""
     feedback = settings.feedback
     shown = warehouse.read(_FEEDBACK, {**scope, "hide": feedback.hide_actions, "hours": feedback.hours})
-    pins = pl.concat([shown["pin_id"], embeddings["medoid_pin_id"]])
-    pin_rows, vectors = _rows_and_vectors(warehouse, scope["day"], pins)
+    pins = pl.concat([shown["pin_id"], embeddings["medoid_pin_id"]]).to_numpy()
+    pin_ids, vectors = pin_vectors(warehouse, scope["day"]).known(pins)
+    pin_rows = rows_of(pin_ids, pins)
     return feedback_factors(
         shown["user_id"].to_numpy(),
         pin_rows[: len(shown)],

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from pinnersage_assets.model.candidates import shares
 from pinnersage_assets.model.diversity import popular_rows
 from pinnersage_assets.model.population import batches, ranges
+from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings, Variant
 
 # Lists of neighbours that are held at once, beside those of pins, which users share.
 _LISTS_AT_ONCE = 8_192
-# Users whose targets are held against the corpus at once.
+# Users that are judged at once, at least.
 _USERS_AT_ONCE = 256
-# Targets whose cosines to all of the corpus are held at once.
-_TARGETS_AT_ONCE = 64
+# Candidates whose vectors are held against a user's targets at once.
+_CANDIDATES_AT_ONCE = 8_192
 # Queries of like depth that are searched together.
 _QUERIES_AT_ONCE = 2_048
 # Lists are searched this deep at least, since less costs as much, or this often the largest share that is wanted of
@@ -64,7 +65,7 @@ class RetrievalTask:
     """
 
     users: int
-    corpus: NDArray[np.float32]
+    corpus: Vectors
     seen: Pairs
     targets: Targets
     budget: int
@@ -398,21 +399,13 @@ class Judge:
     """Holds sets against the targets of some users, first to one before last."""
 
     def __init__(self, task: RetrievalTask, first: int, last: int) -> None:
-        """Compare the users' targets with the whole corpus, once for all sets."""
+        """Look up where the users' targets are, and what they have seen."""
         self._task, self._first = task, first
         self._targets = np.searchsorted(task.targets.users, np.arange(first, last + 1))
-        own = slice(self._targets[0], self._targets[-1])
-        self._target_rows = task.targets.corpus_rows[own]
-        vectors = task.targets.vectors[own]
-        self._is_relevant = np.empty((len(vectors), len(task.corpus)), dtype=bool)
-        cosines = np.empty((_TARGETS_AT_ONCE, len(task.corpus)), dtype=np.float32)
-        for start in range(0, len(vectors), _TARGETS_AT_ONCE):
-            some = vectors[start : start + _TARGETS_AT_ONCE]
-            found = np.matmul(some, task.corpus.T, out=cosines[: len(some)])
-            np.greater_equal(found, task.relevance_cosine, out=self._is_relevant[start : start + len(some)])
-        self._targets = self._targets - self._targets[0]
         self._seen = np.searchsorted(task.seen.users, np.arange(first, last + 1))
-        self._is_seen = np.zeros(len(task.corpus), dtype=bool)
+        # Of corpus rows, for one user at a time: all of it is false, and nobody looks at the places, in between.
+        self._is_seen, self._is_candidate = np.zeros((2, len(task.corpus)), dtype=bool)
+        self._place = np.empty(len(task.corpus), dtype=np.int32)
 
     def unseen(self, user: int, found: Neighbours) -> Neighbours:
         """Of the neighbours found for a user those that it has not seen."""
@@ -439,10 +432,22 @@ class Judge:
         numbers, starts = numbers[filled], (np.cumsum(sizes) - sizes)[filled]
         if len(numbers):
             for hits, into in (
-                (self._is_relevant[own][:, rows], counts.relevant),
-                (self._target_rows[own, None] == rows, counts.recalled),
+                (self._are_relevant(own, rows), counts.relevant),
+                (self._task.targets.corpus_rows[own, None] == rows, counts.recalled),
             ):
                 into[numbers, user] = np.logical_or.reduceat(hits, starts, axis=1).sum(axis=0)
+
+    def _are_relevant(self, targets: slice, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which candidates are near which targets, (t, r): those that many sets have are compared once."""
+        self._is_candidate[rows] = True
+        distinct = np.flatnonzero(self._is_candidate)
+        self._is_candidate[distinct] = False
+        self._place[distinct] = np.arange(len(distinct))
+        task, are_near = self._task, []
+        for start in range(0, len(distinct), _CANDIDATES_AT_ONCE):
+            candidates = task.corpus[distinct[start : start + _CANDIDATES_AT_ONCE]]
+            are_near.append(task.targets.vectors[targets] @ candidates.T >= task.relevance_cosine)
+        return np.concatenate(are_near, axis=1)[:, self._place[rows]]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from oracle import Oracle
 from world import failures, small_settings
 
 from pinnersage_assets.lineage.corpus_index import open_corpus_index
-from pinnersage_assets.lineage.evaluation.retrieval import _search_in
+from pinnersage_assets.lineage.evaluation.knowledge import Knowledge
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.variants import BY_INDEX
 
@@ -175,5 +175,6 @@ class ShortIndex:
 
 
 def test_where_the_index_finds_too_few_it_is_searched_deeper():
-    rows = _search_in(ShortIndex())(np.zeros((3, 4), np.float32), 5)
+    known = Knowledge(*[None] * 4, ShortIndex(), *[None] * 5)
+    rows = known.search_index(np.zeros((3, 4), np.float32), 5)
     assert rows.tolist() == [[0, 1, 2, 3, 4]] * 3

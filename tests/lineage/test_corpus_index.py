@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import LAST
 from usearch.index import Index
-from world import World, differences, failures, on, small_settings
+from world import PINS_WRITTEN_ANEW, World, differences, failures, on, small_settings
 
 from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, build, checksum, save
-from pinnersage_assets.lineage.queries import CORPUS_VECTORS
+from pinnersage_assets.lineage.queries import corpus_vectors
 
 ROW = "retrieval.hnsw_index"
 NEIGHBOURS = "retrieval.medoid_neighbours"
@@ -68,7 +68,8 @@ def corpus(world, day=LAST):
 
 def recall_of_neighbours(world, day=LAST):
     """The mean share of the true neighbours among those that the table holds, by a scan; and the longest list."""
-    ids, vectors = world.warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+    ids, vectors = corpus_vectors(world.warehouse, day)
+    vectors = vectors[:]
     known, embeddings = world.warehouse.read_vectors("SELECT pin_id, embedding FROM staging.pins")
     row_of_pin = {pin: row for row, pin in enumerate(known.tolist())}
     shares, lengths = [], []
@@ -333,6 +334,7 @@ def test_a_pin_whose_vector_was_corrected_means_that_it_is_built(before_growing)
     pin = sorted(set(corpus(before_growing)) & set(corpus(before_growing, YESTERDAY)))[10]
     before_growing.execute(
         "UPDATE staging.pins SET embedding = list_transform(embedding, lambda x: -x)::FLOAT[64] WHERE pin_id = $pin",
+        PINS_WRITTEN_ANEW,
         pin=pin,
     )
     said, _ = run(before_growing, ROW)
@@ -371,8 +373,8 @@ def test_too_many_changes_mean_that_it_is_built(before_growing, since):
 
 def test_a_grown_index_that_finds_too_little_is_a_warning_and_it_is_built(before_growing):
     """Yesterday's file is in order but for its graph, which is that of other vectors."""
-    ids, vectors = before_growing.warehouse.read_vectors(CORPUS_VECTORS, {"day": YESTERDAY})
-    bad = build(ids, np.roll(vectors, 1, axis=0), HnswParameters(16, 128, 200, "bf16"))
+    ids, vectors = corpus_vectors(before_growing.warehouse, YESTERDAY)
+    bad = build(ids, np.roll(vectors[:], 1, axis=0), HnswParameters(16, 128, 200, "bf16"))
     file = file_of(before_growing, YESTERDAY)
     file.unlink()
     save(bad, file)

@@ -7,7 +7,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
-from world import World, failures, on, small_settings
+from world import PINS_WRITTEN_ANEW, World, failures, on, small_settings
 
 from pinnersage_assets.lineage import users as lineage
 
@@ -101,6 +101,7 @@ def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(thirty
                            day=on(29), user=quiet[0]).item()  # fmt: skip
         changed.execute(
             "UPDATE staging.pins SET embedding = list_reverse(embedding::FLOAT[])::FLOAT[64] WHERE pin_id = $pin",
+            PINS_WRITTEN_ANEW,
             pin=pin,
         )
     elif change == "actions":
@@ -234,6 +235,7 @@ def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_
         UPDATE staging.pins SET embedding = list_reverse(embedding::FLOAT[])::FLOAT[64]
         WHERE pin_id IN (SELECT medoid_pin_id FROM users.medoids WHERE dt = $day)
         """,
+        PINS_WRITTEN_ANEW,
         day=on(29),
     )
     full = corrected.copy(tmp_path / "full")

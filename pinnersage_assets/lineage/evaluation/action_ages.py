@@ -4,14 +4,15 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pinnersage_assets.lineage.evaluation.knowledge import KNOWN_ACTIONS
-from pinnersage_assets.lineage.queries import pin_vectors, window
+from pinnersage_assets.lineage.evaluation.knowledge import KNOWN_ACTIONS, KNOWN_USERS
+from pinnersage_assets.lineage.queries import window
 from pinnersage_assets.model.merged_vectors import mean_cosine_by_age, past_against_latest
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
 from pinnersage_assets.partitions import DAILY, HISTORY, WINDOW, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 _WEEK = 7
 
@@ -28,13 +29,11 @@ def action_ages(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Cosines of users' past actions with their latest, averaged by age in days."""
     day = partition_day(context)
-    actions = warehouse.read(KNOWN_ACTIONS, window(day, settings))
-    everybody = actions["user_id"].unique().to_numpy()
+    scope = window(day, settings)
+    everybody = warehouse.read(KNOWN_USERS, scope)["user_id"].to_numpy()
     users = keyed_sample(everybody, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
-    own = actions.filter(pl.col("user_id").is_in(users.tolist()))
-    ids, vectors = pin_vectors(
-        warehouse, "SELECT unnest($pins)", {"day": day, "pins": own["pin_id"].unique().to_list()}
-    )
+    own = warehouse.read(KNOWN_ACTIONS, {**scope, "users": users.tolist()})
+    ids, vectors = pin_vectors(warehouse, day).known(own["pin_id"].to_numpy())
     past = past_against_latest(
         own["user_id"].to_numpy(), own["age"].to_numpy(), rows_of(ids, own["pin_id"].to_numpy()), vectors
     )

@@ -23,7 +23,7 @@ def calibration_trials(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """What every candidate of the grid foresaw of the day, for a sample of users."""
-    known = gather_knowledge(warehouse, settings, partition_day(context), settings.calibration.users)
+    known = gather_knowledge(warehouse, settings, partition_day(context), context.log, settings.calibration.users)
     candidates = settings.calibration.grid().with_row_index("number")
     variants = {str(number): variant_of(*choice) for number, *choice in candidates.iter_rows()}
     found = {"relevance": [], "recall": []}

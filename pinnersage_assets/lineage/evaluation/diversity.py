@@ -27,7 +27,7 @@ _MOST_EMBEDDINGS = 10
 )
 def diversity(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """Candidate sets of 1 to 10 medoids, refilled to one size, and how diverse the actions were that followed."""
-    known = gather_knowledge(warehouse, settings, partition_day(context))
+    known = gather_knowledge(warehouse, settings, partition_day(context), context.log)
     columns = ["embeddings", "relevance", "recall", "diversity", "action_diversity", "users"]
     if not len(known.users):
         return pl.DataFrame(schema=columns)

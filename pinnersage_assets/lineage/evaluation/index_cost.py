@@ -11,13 +11,13 @@ from pinnersage_assets.ann.costs import hnsw_cost, orthoplex_cost, unrefined_cos
 from pinnersage_assets.ann.hnsw import build
 from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.corpus_index import parameters_of
-from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.lineage.retrieval import drawn_medoids
 from pinnersage_assets.model.population import offsets_of, rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # Every known pin, with what names its group of near-duplicates and whether it may be recommended.
 _GROUPED_PINS = """
@@ -60,7 +60,7 @@ def index_cost(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     k = min(_NEIGHBOURS, pins["recommendable"].sum())
     if k == 0 or drawn.is_empty():
         return pl.DataFrame(schema=[*_COST_COLUMNS])
-    ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": day, "pins": pins["pin_id"].to_list()})
+    ids, vectors = pin_vectors(warehouse, day).known(pins["pin_id"].to_numpy())
     full = build(ids, vectors, parameters_of(settings), threads=1)
     own = pins["recommendable"].to_numpy()
     refined = build(ids[own], vectors[own], parameters_of(settings), threads=1)
@@ -129,8 +129,8 @@ def _sampled_queries(
         "WHERE dt = $day AND list_contains($users, user_id) ORDER BY user_id, cluster, pin_id",
         {"day": day, "users": some["user_id"].unique().to_list()},
     ).join(some, on=["user_id", "cluster"], how="semi", maintain_order="left")
-    pins = pl.concat([members["pin_id"], some["medoid_pin_id"]]).unique().to_list()
-    ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": day, "pins": pins})
+    pins = pl.concat([members["pin_id"], some["medoid_pin_id"]]).to_numpy()
+    ids, vectors = pin_vectors(warehouse, day).known(pins)
     weighted = vectors[rows_of(ids, members["pin_id"].to_numpy())] * members["actions"].to_numpy()[:, None]
     starts = offsets_of(members.select(pl.struct("user_id", "cluster").rle_id()).to_series().to_numpy().astype(int))
     sums = np.add.reduceat(weighted, starts[:-1], axis=0, dtype=np.float64)

@@ -14,12 +14,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import exact_search
+from pinnersage_assets.ann.restricted import CorpusIndex
+from pinnersage_assets.lineage.corpus_index import open_corpus_index
 from pinnersage_assets.lineage.queries import (
-    CORPUS_VECTORS,
     DAYS_SINCE,
     INTEREST_ACTIONS,
     SEEN_CORPUS_PINS,
-    pin_vectors,
     window,
 )
 from pinnersage_assets.model.population import rows_of
@@ -32,6 +32,7 @@ from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.landing import fitted_before
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
 # was seen): a row a user and group of near-duplicates. The target is the group's pin in the corpus that models know; a
@@ -50,6 +51,7 @@ TARGETS = f"""
         SELECT a.dt, a.user_id, a.pin_id, a.action, a.ts, coalesce(g.pin_group, a.pin_id) AS pin_group
         FROM staging.actions AS a LEFT JOIN grouped AS g ON a.pin_id = g.pin_id
         WHERE a.dt BETWEEN $first AND $today
+            AND a.user_id IN (SELECT user_id FROM staging.actions WHERE dt > $day AND dt <= $today)
     ),
     next_actions AS (
         SELECT user_id, pin_group, min(pin_id) FILTER (list_contains($interest, action)) AS pin_id, min(ts) AS ts
@@ -70,15 +72,27 @@ TARGETS = f"""
 """
 
 # The actions that models know, of pins with a vector.
+_KNOWN = f"({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)"
+
+# Of everybody who has such actions, the id; and the actions of some.
+KNOWN_USERS = f"SELECT DISTINCT a.user_id FROM {_KNOWN}"
 KNOWN_ACTIONS = f"""
     SELECT a.user_id, a.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
-    FROM ({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
-    ORDER BY a.user_id, age, a.pin_id
+    FROM {_KNOWN} AND a.user_id IN (SELECT unnest($users)) ORDER BY a.user_id, age, a.pin_id
 """
+
+# How often everybody together acted on each corpus pin.
+_POPULARITY = f"""
+    SELECT a.pin_id, count(*) AS actions FROM ({INTEREST_ACTIONS}) AS a
+    WHERE a.pin_id IN (SELECT pin_id FROM corpus.pins WHERE dt = $day) GROUP BY a.pin_id
+"""
+
+_SEEN = f"SELECT user_id, pin_id FROM ({SEEN_CORPUS_PINS}) WHERE user_id IN (SELECT unnest($users))"
 
 # Pins that are clustered: nothing but the online model looks at those of later actions.
 _CLUSTERED_PINS = """
-    SELECT pin_id FROM staging.actions WHERE dt BETWEEN $first AND $today AND list_contains($interest, action)
+    SELECT DISTINCT pin_id FROM staging.actions
+    WHERE dt BETWEEN $first AND $today AND list_contains($interest, action) AND user_id IN (SELECT unnest($users))
 """
 
 # What an asset reads that asks for `knowledge`.
@@ -86,7 +100,7 @@ READS = [
     *reads(KNOWN_WINDOW, "staging.actions"),
     *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     *reads(SAME_DAY, "corpus.excluded"),
-    *reads(KNOWN_DAY, "corpus.pins"),
+    *reads(KNOWN_DAY, "corpus.pins", "retrieval.hnsw_index"),
 ]
 
 
@@ -99,6 +113,8 @@ class Knowledge:
     users: NDArray[np.int64]
     population: UserEmbeddings
     task: RetrievalTask
+    index: CorpusIndex
+    searches_exactly: bool
     corpus_ids: NDArray[np.int64]
     target_pins: pl.DataFrame
     """A row a target, in their order: vector_pin_id, null without a vector; days_since, from the end of the day to the
@@ -109,8 +125,20 @@ class Knowledge:
     """Users who did something new, and how many of them are cold: nothing is known of them, and nobody judges them."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """The nearest corpus rows, exactly."""
-        return exact_search(queries, self.task.corpus, k)[0]
+        """The nearest corpus rows: in a corpus that is small enough exactly, otherwise by the index."""
+        if self.searches_exactly:
+            return exact_search(queries, self.task.corpus, k)[0]
+        return self.search_index(queries, k)
+
+    def search_index(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """The nearest corpus rows by the index; where it finds too few, deeper, as for recommendations."""
+        k = min(k, len(self.index.ids))
+        found, depth = self.index.search(queries, k)[0], k
+        # This ends: a search for more than a tenth of the corpus is exact.
+        while len(short := np.flatnonzero((found == -1).any(axis=1))):
+            depth *= 4
+            found[short] = self.index.search(queries[short], depth)[0][:, :k]
+        return rows_of(self.index.ids, found.ravel()).reshape(found.shape)
 
     def judge(
         self,
@@ -120,7 +148,7 @@ class Knowledge:
         search: Search | None = None,
         keep: Callable[[str, int, int, NDArray[np.int64]], object] | None = None,
     ) -> tuple[list[tuple[str, int]], SetCounts]:
-        """As `judge_variants`; searched exactly unless otherwise said."""
+        """As `judge_variants`; searched as by `search`, unless otherwise said."""
         keys = {seed: (seed, self.day.toordinal()) for seed in seeds}
         report = log_progress(log, "users")
         return judge_variants(
@@ -134,7 +162,11 @@ class Knowledge:
 
 
 def gather_knowledge(
-    warehouse: Warehouse, settings: Settings, today: datetime.date, most_users: int | None = None
+    warehouse: Warehouse,
+    settings: Settings,
+    today: datetime.date,
+    log: logging.Logger,
+    most_users: int | None = None,
 ) -> Knowledge:
     """Everything that the evaluation of a day needs to know; of no user, where nobody can be judged.
 
@@ -144,15 +176,22 @@ def gather_knowledge(
     scope = window(day, settings)
     keep_seen = settings.evaluation.keep_seen
     targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})
-    actions = warehouse.read(KNOWN_ACTIONS, scope)
     if knows_the_future(warehouse, day + datetime.timedelta(days=1)):
         targets = targets.clear()
+    everybody = warehouse.read(KNOWN_USERS, scope)["user_id"]
     users, counts = _users_to_judge(
-        targets, actions, most_users or settings.evaluation.users, (settings.seed, today.toordinal())
+        targets["user_id"].unique(),
+        everybody,
+        most_users or settings.evaluation.users,
+        (settings.seed, today.toordinal()),
     )
-    corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
-    pin_ids, vectors = pin_vectors(warehouse, _CLUSTERED_PINS, {**scope, "today": today})
-    own = _of_users(actions, users)
+    of_users = {**scope, "users": users.tolist()}
+    index = open_corpus_index(warehouse, day, log)
+    corpus_ids, corpus = index.ids, index.vectors
+    until_today = {name: of_users[name] for name in ("first", "interest", "users")} | {"today": today}
+    clustered = warehouse.read(_CLUSTERED_PINS, until_today)["pin_id"].to_numpy()
+    pin_ids, vectors = pin_vectors(warehouse, today).known(clustered)
+    own = warehouse.read(KNOWN_ACTIONS, of_users)
     population = UserEmbeddings(
         own["user_id"].to_numpy(),
         rows_of(pin_ids, own["pin_id"].to_numpy()),
@@ -162,9 +201,11 @@ def gather_knowledge(
         settings.clustering.alpha,
         (settings.seed, day.toordinal()),
     )
-    in_corpus = actions["pin_id"].to_numpy()
-    in_corpus = in_corpus[np.isin(in_corpus, corpus_ids)]
-    seen = _seen(warehouse, settings, scope, users, corpus_ids) if not keep_seen else Pairs.of(*np.empty((2, 0), int))
+    seen = Pairs.of(*np.empty((2, 0), int))
+    if not keep_seen:
+        pairs = warehouse.read(_SEEN, {name: of_users[name] for name in ("day", "first", "users")})
+        pairs = _of_users(pairs, users)
+        seen = Pairs.of(pairs["user"].to_numpy(), rows_of(corpus_ids, pairs["pin_id"].to_numpy()))
     task = RetrievalTask(
         len(users),
         corpus,
@@ -173,8 +214,21 @@ def gather_knowledge(
         budget(settings, len(corpus)),
         settings.evaluation.relevance_cosine,
     )
-    popularity = np.bincount(rows_of(corpus_ids, in_corpus), minlength=len(corpus))
-    return Knowledge(day, users, population, task, corpus_ids, _of_users(targets, users), popularity, counts)
+    acted = warehouse.read(_POPULARITY, scope)
+    popularity = np.zeros(len(corpus), dtype=np.int64)
+    popularity[rows_of(corpus_ids, acted["pin_id"].to_numpy())] = acted["actions"].to_numpy()
+    return Knowledge(
+        day,
+        users,
+        population,
+        task,
+        index,
+        len(corpus) <= settings.evaluation.exact_up_to,
+        corpus_ids,
+        _of_users(targets, users),
+        popularity,
+        counts,
+    )
 
 
 def knows_the_future(warehouse: Warehouse, first: datetime.date) -> bool:
@@ -195,10 +249,9 @@ def budget(settings: Settings, corpus_size: int) -> int:
 
 
 def _users_to_judge(
-    targets: pl.DataFrame, actions: pl.DataFrame, most_users: int, keys: tuple[int, int]
+    wanted: pl.Series, known: pl.Series, most_users: int, keys: tuple[int, int]
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Users with something to foresee and something known, ascending, sampled by seed; and the counts of others."""
-    wanted, known = targets["user_id"].unique(), actions["user_id"].unique()
     warm = np.intersect1d(wanted.to_numpy(), known.to_numpy())
     judged = keyed_sample(warm, most_users, "evaluated users", *keys)
     counts = {"users who did something new": len(wanted), "cold users, not judged": len(wanted) - len(warm)}
@@ -211,17 +264,6 @@ def _of_users(frame: pl.DataFrame, users: NDArray[np.int64]) -> pl.DataFrame:
     return frame.join(numbers, on="user_id", maintain_order="left")
 
 
-def _seen(
-    warehouse: Warehouse,
-    settings: Settings,
-    scope: dict[str, object],
-    users: NDArray[np.int64],
-    corpus_ids: NDArray[np.int64],
-) -> Pairs:
-    pins = _of_users(warehouse.read(SEEN_CORPUS_PINS, {"day": scope["day"], "first": scope["first"]}), users)
-    return Pairs.of(pins["user"].to_numpy(), rows_of(corpus_ids, pins["pin_id"].to_numpy()))
-
-
 def _targets(
     warehouse: Warehouse,
     targets: pl.DataFrame,
@@ -231,8 +273,8 @@ def _targets(
     today: datetime.date,
 ) -> Targets:
     own = _of_users(targets, users)
-    wanted_pins = own["vector_pin_id"].drop_nulls().unique().to_list()
-    ids, vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": wanted_pins})
+    wanted_pins = own["vector_pin_id"].drop_nulls().to_numpy()
+    ids, vectors = pin_vectors(warehouse, today).known(wanted_pins)
     has_vector = own["vector_pin_id"].is_not_null().to_numpy()
     wanted = np.zeros((len(own), dimensions), dtype=np.float32)
     wanted[has_vector] = vectors[rows_of(ids, own["vector_pin_id"].drop_nulls().to_numpy())]

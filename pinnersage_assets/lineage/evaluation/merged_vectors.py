@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 
 from pinnersage_assets.ann.exact import exact_search
-from pinnersage_assets.lineage.queries import CORPUS_VECTORS, SEEN_CORPUS_PINS, pin_vectors, window
+from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, corpus_vectors, window
 from pinnersage_assets.model.merged_vectors import merged_against_medoids
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
@@ -13,6 +13,7 @@ from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # The figure merges three pins, of the user's three interests; recommendations are made of as many medoids.
 _MERGED = 3
@@ -48,10 +49,8 @@ def merged_vectors(context: dg.AssetExecutionContext, warehouse: Warehouse, sett
     scope = {"day": day, "users": users.tolist()}
     medoids, acted = warehouse.read(_MEDOIDS, scope), warehouse.read(_ACTED, scope)
     seen = warehouse.read(_SEEN, {**scope, "first": window(day, settings)["first"]})
-    ids, vectors = pin_vectors(
-        warehouse, "SELECT unnest($pins)", {"day": day, "pins": acted["pin_id"].unique().to_list()}
-    )
-    corpus_ids, corpus = warehouse.read_vectors(CORPUS_VECTORS, {"day": day})
+    ids, vectors = pin_vectors(warehouse, day).known(acted["pin_id"].to_numpy())
+    corpus_ids, corpus = corpus_vectors(warehouse, day)
 
     def pairs(frame: pl.DataFrame, of: np.ndarray) -> Pairs:
         return Pairs.of(np.searchsorted(users, frame["user_id"].to_numpy()), rows_of(of, frame["pin_id"].to_numpy()))

@@ -4,13 +4,14 @@ import dagster as dg
 import polars as pl
 
 from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
-from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, pin_vectors, window
+from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, window
 from pinnersage_assets.model.next_action import predict_next_actions, predicted_of_users
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
 from pinnersage_assets.partitions import DAILY, HISTORY, WINDOW, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # The window's actions, today's included, on pins with a vector.
 _ACTIONS = f"""
@@ -38,9 +39,7 @@ def next_action(
     active = actions.filter("is_target")["user_id"].unique().sort().to_numpy()
     judged = keyed_sample(active, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
     own = actions.filter(pl.col("user_id").is_in(judged.tolist()))
-    ids, vectors = pin_vectors(
-        warehouse, "SELECT unnest($pins)", {"day": day, "pins": own["pin_id"].unique().to_list()}
-    )
+    ids, vectors = pin_vectors(warehouse, day).known(own["pin_id"].to_numpy())
     found = predict_next_actions(
         own["user_id"].to_numpy(),
         own["days"].to_numpy(),

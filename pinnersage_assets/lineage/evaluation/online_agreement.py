@@ -43,7 +43,7 @@ def online_agreement(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Per user, means over the moments of the day at which there was something new to take in."""
-    known = gather_knowledge(warehouse, settings, partition_day(context))
+    known = gather_knowledge(warehouse, settings, partition_day(context), context.log)
     if not len(known.users):
         return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS))
     at = gather_moments(warehouse, settings, known)

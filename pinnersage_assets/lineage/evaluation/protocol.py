@@ -29,7 +29,7 @@ _SAMPLED_PINS = 2_000
 def protocol(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """Who was judged on what, and how much a relevant pin says; a row also where nobody was judged."""
     today = partition_day(context)
-    known = gather_knowledge(warehouse, settings, today)
+    known = gather_knowledge(warehouse, settings, today, context.log)
     fitted = fitted_before(warehouse.data_folder / "landing")
     acted, cold = known.counts["users who did something new"], known.counts["cold users, not judged"]
     targets = known.task.targets

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
-from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.ranking_metrics import Candidates, Negatives, best_cosines, draw_negatives, rank_metrics
+from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.partitions import DAILY, JUDGING_DAYS, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # What the judged users were shown after the day that models know, of known pins, and did not act on.
 _IMPRESSIONS = """
@@ -45,7 +46,7 @@ def ranking_users(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """How high each model ranks what users did next, among what they were shown and among pins drawn at random."""
     today = partition_day(context)
-    known = gather_knowledge(warehouse, settings, today)
+    known = gather_knowledge(warehouse, settings, today, context.log)
     frames, drawn, metadata, candidates = [], [], dict(known.counts), {}
     if len(known.users):
         ids, vectors, wanted, shown = _pins_to_rank(warehouse, known, today)
@@ -105,21 +106,18 @@ def _drawn(known: Knowledge, kind: str, negatives: Negatives) -> pl.DataFrame:
 
 def _pins_to_rank(
     warehouse: Warehouse, known: Knowledge, today: datetime.date
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], Pairs]:
+) -> tuple[NDArray[np.int64], Vectors, NDArray[np.int64], Pairs]:
     """Ids and vectors of all pins that may be ranked, each target's row (-1 without a vector), and what was shown."""
     shown = warehouse.read(_IMPRESSIONS, {"day": known.day, "today": today, "users": known.users.tolist()})
     targets = known.target_pins["vector_pin_id"]
-    extra = pl.concat([shown["pin_id"], targets.drop_nulls()]).unique()
-    extra = extra.filter(~extra.is_in(known.corpus_ids.tolist()))
-    extra_ids, extra_vectors = pin_vectors(warehouse, "SELECT unnest($pins)", {"day": today, "pins": extra.to_list()})
-    order = np.argsort(np.concatenate([known.corpus_ids, extra_ids]))
-    ids = np.concatenate([known.corpus_ids, extra_ids])[order]
-    vectors = np.concatenate([known.task.corpus, extra_vectors])[order]
+    extra = pl.concat([shown["pin_id"], targets.drop_nulls()])
+    pins = pin_vectors(warehouse, today)
+    ids = np.union1d(known.corpus_ids, np.intersect1d(extra.to_numpy(), pins.ids))
     wanted = np.full(len(targets), -1)
     has_vector = targets.is_not_null().to_numpy()
     wanted[has_vector] = rows_of(ids, targets.drop_nulls().to_numpy())
     users = np.searchsorted(known.users, shown["user_id"].to_numpy())
-    return ids, vectors, wanted, Pairs.of(users, rows_of(ids, shown["pin_id"].to_numpy()))
+    return ids, pins.select(ids), wanted, Pairs.of(users, rows_of(ids, shown["pin_id"].to_numpy()))
 
 
 def _ranked(
@@ -130,7 +128,7 @@ def _ranked(
     candidates: dict[str, Candidates],
     together: Candidates,
     kinds: NDArray[np.int64],
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
 ) -> Iterator[pl.DataFrame]:
     """A row a seed and user for each kind of negatives; a cosine is computed once for all seeds and kinds."""
     seeds = seeds_of(variant, settings)

@@ -11,13 +11,13 @@ import dagster as dg
 import polars as pl
 
 from pinnersage_assets.files import written_atomically
-from pinnersage_assets.lineage.queries import pin_vectors
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, partition_day, reads
 from pinnersage_assets.reports.page import PageData, render
 from pinnersage_assets.reports.users import UserData, spread
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
 # Each part of the page by the table that it shows, as it is.
 _PARTS = {
@@ -125,9 +125,7 @@ def _user_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> 
     users = spread(everybody, settings.report.users, settings.seed, day.toordinal())
     scope = {"day": day, "users": users["user_id"].to_list()}
     pins = warehouse.read(_PINS, scope)
-    ids, vectors = pin_vectors(
-        warehouse, "SELECT unnest($pins)", {"day": day, "pins": pins["pin_id"].unique().to_list()}
-    )
+    ids, vectors = pin_vectors(warehouse, day).known(pins["pin_id"].to_numpy())
     return UserData(
         users,
         pins,

@@ -11,8 +11,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pinnersage_assets.ann.restricted import CorpusIndex
-from pinnersage_assets.lineage.corpus_index import open_corpus_index
 from pinnersage_assets.lineage.evaluation import models
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge, seeds_of
 from pinnersage_assets.lineage.evaluation.moments import gather_moments, judge_moments
@@ -23,7 +21,6 @@ from pinnersage_assets.model.diversity import (
     overlap_with_popular,
     popular_rows,
 )
-from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.retrieval_task import (
     Search,
@@ -65,7 +62,7 @@ def candidate_sets(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
     """Every model's candidate set for every user who did something new: what it foresaw of that, how varied it is."""
-    known = gather_knowledge(warehouse, settings, partition_day(context))
+    known = gather_knowledge(warehouse, settings, partition_day(context), context.log)
     found, sets = _judge(known, warehouse, settings, context) if len(known.users) else (_NO_COUNTS, {})
     if _RETRIEVAL_USERS in context.selected_asset_keys:
         metadata = {**known.counts, "budget": known.task.budget}
@@ -97,30 +94,13 @@ def _judge(
     rows = [
         judge(models.models_to_judge(warehouse, settings, known), known.search),
         # A model that does not sample: all that differs is what the index misses.
-        judge(
-            {BY_INDEX: VARIANTS["pinnersage_top_3"]}, _search_in(open_corpus_index(warehouse, known.day, context.log))
-        ),
+        judge({BY_INDEX: VARIANTS["pinnersage_top_3"]}, known.search_index),
         _rows(known, list(controls), judge_sets(known.task, list(controls.values()))),
         # Of several sets in a day the last one stays.
         _rows(known, *judge_moments(known, gather_moments(warehouse, settings, known), settings, context.log, keep)),
     ]
     sets = {model: _pairs([of_user[user] for user in range(len(known.users))]) for model, of_user in kept.items()}
     return pl.concat(rows), sets | {model: pairs for (model, seed), pairs in controls.items() if seed == settings.seed}
-
-
-def _search_in(index: CorpusIndex) -> Search:
-    """Search the index for corpus rows; where it finds too few, deeper, as recommendations do."""
-
-    def search(queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        found, _ = index.search(queries, k)
-        depth = k
-        # This ends: a search for more than a tenth of the corpus is exact.
-        while len(short := np.flatnonzero((found == -1).any(axis=1))):
-            depth *= 4
-            found[short] = index.search(queries[short], depth)[0][:, : found.shape[1]]
-        return rows_of(index.ids, found.ravel()).reshape(found.shape)
-
-    return search
 
 
 def _pairs(rows: list[NDArray[np.int32]]) -> Pairs:
