@@ -76,13 +76,13 @@ def small_settings(**sections) -> Settings:
     return Settings(**merged)
 
 
-@dataclass(frozen=True)
 # What the ledger says after pins were written anew, which a change behind its back must say as well.
 PINS_WRITTEN_ANEW = (
     "UPDATE operations.partitions SET written_at = written_at + INTERVAL 1 SECOND WHERE table_name = 'staging.pins'"
 )
 
 
+@dataclass(frozen=True)
 class World:
     """A data directory with the definitions that work on it."""
 
