@@ -38,7 +38,7 @@ def map_buckets(
         BucketError: a kernel made more or fewer rows.
     """
     folder.mkdir()
-    tasks = [Task(bucket.key, bucket.path, folder / bucket.path.name) for bucket in buckets]
+    tasks = [Task(bucket.key, bucket.path, folder / f"{bucket.path.stem}.parquet") for bucket in buckets]
     receipts = {receipt.key: receipt for receipt in engine.map(kernel, tasks, parameters, on_progress)}
     for bucket, task in zip(buckets, tasks, strict=True):
         # Once more: the first file may have waited for the last one for long.

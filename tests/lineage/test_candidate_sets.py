@@ -11,8 +11,8 @@ from conftest import LAST
 from oracle import Oracle
 from world import failures, small_settings
 
+from pinnersage_assets.kernels.evaluation import search_whole
 from pinnersage_assets.lineage.corpus_index import open_corpus_index
-from pinnersage_assets.lineage.evaluation.knowledge import Knowledge
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.variants import BY_INDEX
 
@@ -175,6 +175,5 @@ class ShortIndex:
 
 
 def test_where_the_index_finds_too_few_it_is_searched_deeper():
-    known = Knowledge(*[None] * 4, ShortIndex(), *[None] * 5)
-    rows = known.search_index(np.zeros((3, 4), np.float32), 5)
+    rows = search_whole(ShortIndex(), np.zeros((3, 4), np.float32), 5)
     assert rows.tolist() == [[0, 1, 2, 3, 4]] * 3

@@ -5,7 +5,8 @@ import datetime
 import dagster as dg
 import polars as pl
 
-from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
+from pinnersage_assets.engines.resource import EngineResource
+from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge, map_users, mean_over_users
 from pinnersage_assets.model.calibration import COLUMNS, choose, variant_of
 from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings, read_day
@@ -20,19 +21,16 @@ from pinnersage_assets.warehouse.database import Warehouse
     code_version="1",
 )
 def calibration_trials(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """What every candidate of the grid foresaw of the day, for a sample of users."""
-    known = gather_knowledge(warehouse, settings, partition_day(context), context.log, settings.calibration.users)
-    candidates = settings.calibration.grid().with_row_index("number")
-    variants = {str(number): variant_of(*choice) for number, *choice in candidates.iter_rows()}
-    found = {"relevance": [], "recall": []}
-    if len(known.users):
-        _, counts = known.judge(variants, [settings.seed], context.log)
-        found = counts.means(known.task.targets)
-    tried = candidates.head(len(found["recall"])).select(COLUMNS)
+    known = gather_knowledge(warehouse, settings, partition_day(context), settings.calibration.users)
+    candidates = settings.calibration.grid().with_columns(model=pl.int_range(pl.len()).cast(pl.String))
+    variants = {name: variant_of(*choice) for *choice, name in candidates.iter_rows()}
+    judged = map_users(known, "judge_grid", variants, warehouse, settings, engine.get_engine(), context.log, seeds=1)
+    tried = candidates.join(mean_over_users(judged), on="model", maintain_order="left")
     return dg.MaterializeResult(
-        value=tried.with_columns(**{name: pl.Series(values) for name, values in found.items()}, users=len(known.users)),
+        value=tried.select(*COLUMNS, "relevance", "recall", "users"),
         metadata=known.counts,
     )
 

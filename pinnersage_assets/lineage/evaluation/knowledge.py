@@ -1,38 +1,47 @@
 """What models may know of users as of a day, and what these users did next: the same for every model (section 5.3).
 
 Corpus, popularity and users' windows are as of the day before the horizon, which is one day unless a setting says
-otherwise; nothing that a model uses is of the horizon itself. What the online model knows more is in `moments`.
+otherwise; nothing that a model uses is of the horizon itself, but for the online model, which is there for that. How
+models are judged is the business of `kernels.evaluation`, bucket by bucket.
 """
 
 import datetime
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pinnersage_assets.ann.exact import exact_search
-from pinnersage_assets.ann.restricted import CorpusIndex
-from pinnersage_assets.lineage.corpus_index import open_corpus_index
+from pinnersage_assets.engines.engine import Engine
+from pinnersage_assets.kernels.evaluation import COLUMNS
+from pinnersage_assets.lineage.by_bucket import map_buckets
+from pinnersage_assets.lineage.corpus_index import described_index
 from pinnersage_assets.lineage.queries import (
     DAYS_SINCE,
     INTEREST_ACTIONS,
     SEEN_CORPUS_PINS,
+    SEEN_SINCE,
+    corpus_ids,
     window,
 )
+from pinnersage_assets.model.judged_users import JudgedUsers
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
-from pinnersage_assets.model.retrieval_task import RetrievalTask, Search, SetCounts, Targets, judge_variants
+from pinnersage_assets.model.selected_vectors import SelectedVectors
 from pinnersage_assets.model.user_sets import Pairs
-from pinnersage_assets.model.variants import UserEmbeddings, Variant
+from pinnersage_assets.model.variants import Variant
 from pinnersage_assets.partitions import HISTORY, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.landing import fitted_before
+from pinnersage_assets.warehouse.buckets import Bucket
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.pin_vectors import pin_vectors
+from pinnersage_assets.warehouse.partitions import scratch_folder
+from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
 
 # What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
 # was seen): a row a user and group of near-duplicates. The target is the group's pin in the corpus that models know; a
@@ -78,7 +87,7 @@ _KNOWN = f"({INTEREST_ACTIONS}) AS a WHERE a.pin_id IN (SELECT pin_id FROM stagi
 KNOWN_USERS = f"SELECT DISTINCT a.user_id FROM {_KNOWN}"
 KNOWN_ACTIONS = f"""
     SELECT a.user_id, a.pin_id, epoch($day + INTERVAL 1 DAY - a.ts) / 86400 AS age
-    FROM {_KNOWN} AND a.user_id IN (SELECT unnest($users)) ORDER BY a.user_id, age, a.pin_id
+    FROM {_KNOWN}
 """
 
 # How often everybody together acted on each corpus pin.
@@ -87,13 +96,28 @@ _POPULARITY = f"""
     WHERE a.pin_id IN (SELECT pin_id FROM corpus.pins WHERE dt = $day) GROUP BY a.pin_id
 """
 
-_SEEN = f"SELECT user_id, pin_id FROM ({SEEN_CORPUS_PINS}) WHERE user_id IN (SELECT unnest($users))"
+OF_USERS = "SELECT * FROM ({}) WHERE user_id IN (SELECT unnest($users))"
 
-# Pins that are clustered: nothing but the online model looks at those of later actions.
-_CLUSTERED_PINS = """
-    SELECT DISTINCT pin_id FROM staging.actions
-    WHERE dt BETWEEN $first AND $today AND list_contains($interest, action) AND user_id IN (SELECT unnest($users))
+# What users did since the known day, of pins known by then: the service has no vectors of others.
+_ACTIONS_SINCE = f"""
+    SELECT user_id, pin_id, {DAYS_SINCE.format(ts="ts")} AS days_since FROM staging.actions
+    WHERE dt > $day AND dt <= $today AND list_contains($interest, action)
+        AND pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
 """
+
+# What users were shown after the day that models know, of known pins, and did not act on.
+_IMPRESSIONS = """
+    SELECT DISTINCT i.user_id, i.pin_id FROM staging.impressions AS i
+    WHERE i.dt > $day AND i.dt <= $today
+        AND i.pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $today)
+        AND NOT EXISTS (
+            FROM staging.actions AS a
+            WHERE a.dt > $day AND a.dt <= $today AND a.user_id = i.user_id AND a.pin_id = i.pin_id
+        )
+"""
+
+# What was really recommended: by the index and the settings as they are.
+_RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = $day"
 
 # What an asset reads that asks for `knowledge`.
 READS = [
@@ -102,145 +126,230 @@ READS = [
     *reads(SAME_DAY, "corpus.excluded"),
     *reads(KNOWN_DAY, "corpus.pins", "retrieval.hnsw_index"),
 ]
+# And what it reads besides, if it asks for what was shown, or recommended.
+SHOWN, RECOMMENDED = "staging.impressions", "retrieval.recommendations"
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What is known of the users that are judged, and what is asked of every model; users in the order of their ids."""
+    """What is known of the users that are judged, and what is asked of every model."""
 
     day: datetime.date
     """The day as of which models know."""
-    users: NDArray[np.int64]
-    population: UserEmbeddings
-    task: RetrievalTask
-    index: CorpusIndex
-    searches_exactly: bool
+    users: JudgedUsers
+    pins: PinVectors
+    """Known by the day that judges."""
     corpus_ids: NDArray[np.int64]
-    target_pins: pl.DataFrame
-    """A row a target, in their order: vector_pin_id, null without a vector; days_since, from the end of the day to the
-    user's first action on it."""
+    """(m,) as of the day that models know."""
     popularity: NDArray[np.int64]
     """(m,) actions of all users inside the window on each corpus pin."""
+    budget: int
     counts: dict[str, int]
     """Users who did something new, and how many of them are cold: nothing is known of them, and nobody judges them."""
 
-    def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """The nearest corpus rows: in a corpus that is small enough exactly, otherwise by the index."""
-        if self.searches_exactly:
-            return exact_search(queries, self.task.corpus, k)[0]
-        return self.search_index(queries, k)
+    @property
+    def corpus(self) -> SelectedVectors:
+        """(m, n) the vectors of the corpus."""
+        return self.pins.select(self.corpus_ids)
 
-    def search_index(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """The nearest corpus rows by the index; where it finds too few, deeper, as for recommendations."""
-        k = min(k, len(self.index.ids))
-        found, depth = self.index.search(queries, k)[0], k
-        # This ends: a search for more than a tenth of the corpus is exact.
-        while len(short := np.flatnonzero((found == -1).any(axis=1))):
-            depth *= 4
-            found[short] = self.index.search(queries[short], depth)[0][:, :k]
-        return rows_of(self.index.ids, found.ravel()).reshape(found.shape)
 
-    def judge(
-        self,
-        variants: Mapping[str, Variant],
-        seeds: Iterable[int],
-        log: logging.Logger,
-        search: Search | None = None,
-        keep: Callable[[str, int, int, NDArray[np.int64]], object] | None = None,
-    ) -> tuple[list[tuple[str, int]], SetCounts]:
-        """As `judge_variants`; searched as by `search`, unless otherwise said."""
-        keys = {seed: (seed, self.day.toordinal()) for seed in seeds}
-        report = log_progress(log, "users")
-        return judge_variants(
-            self.population, self.users, variants, keys, self.task, search or self.search, report, keep
+# Users of a task: each has a second of work or so, which is long beside what a task takes by itself.
+_USERS_A_BUCKET = 250
+
+
+def map_users(
+    known: Knowledge,
+    kernel: str,
+    variants: Mapping[str, Variant],
+    warehouse: Warehouse,
+    settings: Settings,
+    engine: Engine,
+    log: logging.Logger,
+    seeds: int | None = None,
+    **parameters: Any,
+) -> pl.DataFrame:
+    """Run a kernel of `kernels.evaluation` over the users that are judged.
+
+    Args:
+        known: the users.
+        kernel: the function's name.
+        variants: by name.
+        warehouse: where scratch files and the index are.
+        settings: how models are judged.
+        engine: where.
+        log: of progress, and of an index that must be built again.
+        seeds: how many; those of the settings, unless otherwise said.
+        parameters: what this kernel needs more.
+
+    Returns:
+        What the kernel wrote, the first users first.
+    """
+    evaluation = settings.evaluation
+    shared = {
+        "vectors": known.pins.file.parameters,
+        "index": described_index(warehouse, known.day, log),
+        "searches_exactly": len(known.corpus_ids) <= evaluation.exact_up_to,
+        "alpha": settings.clustering.alpha,
+        "seed": settings.seed,
+        "day": known.day.toordinal(),
+        "budget": known.budget,
+        "relevance_cosine": evaluation.relevance_cosine,
+        "variants": {name: asdict(variant) for name, variant in variants.items()},
+        "seeds": list(range(settings.seed, settings.seed + (seeds or evaluation.seeds))),
+    }
+    with scratch_folder(warehouse) as folder:
+        (folder / "corpus").mkdir()
+        of_corpus = {"ids": known.corpus_ids, "rows": known.corpus.rows, "popularity": known.popularity}
+        for name, array in of_corpus.items():
+            np.save(folder / "corpus" / f"{name}.npy", array, allow_pickle=False)
+        found = map_buckets(
+            engine,
+            f"pinnersage_assets.kernels.evaluation:{kernel}",
+            _write_buckets(known.users, folder),
+            {**shared, "corpus": str(folder / "corpus"), **parameters},
+            folder / "found",
+            log_progress(log, "buckets of users"),
+            keeps_rows=False,
         )
+        nobody = pl.DataFrame(schema=COLUMNS[kernel])
+        return pl.concat([nobody, *(pl.read_parquet(file, hive_partitioning=False) for file in found)])
 
-    def pairs(self, frame: pl.DataFrame) -> Pairs:
-        """Columns user_id and pin_id as pairs, of these users and of corpus pins."""
-        own = _of_users(frame, self.users)
-        return Pairs.of(own["user"].to_numpy(), rows_of(self.corpus_ids, own["pin_id"].to_numpy()))
+
+def mean_over_users(judged: pl.DataFrame, *more: str) -> pl.DataFrame:
+    """Of each model's set means over users (Table 4): model, relevance, recall, users, and more where they are defined.
+
+    Args:
+        judged: what a kernel found of one set a model.
+        more: columns of it.
+    """
+    return judged.group_by("model", maintain_order=True).agg(
+        (pl.col("relevant") / pl.col("targets")).mean().alias("relevance"),
+        (pl.col("recalled") / pl.col("targets")).mean().alias("recall"),
+        *(pl.col(name).fill_nan(None).mean() for name in more),
+        pl.len().alias("users"),
+    )
+
+
+def _write_buckets(users: JudgedUsers, folder: Path) -> list[Bucket]:
+    total, buckets = len(users.user_ids), []
+    for number, first in enumerate(range(0, total, _USERS_A_BUCKET)):
+        last = min(first + _USERS_A_BUCKET, total)
+        path = folder / f"{number:06}.npz"
+        users.part(first, last).save(path)
+        buckets.append(Bucket(str(number), path, last - first))
+    return buckets
 
 
 def gather_knowledge(
     warehouse: Warehouse,
     settings: Settings,
     today: datetime.date,
-    log: logging.Logger,
     most_users: int | None = None,
+    also: Collection[str] = (),
 ) -> Knowledge:
     """Everything that the evaluation of a day needs to know; of no user, where nobody can be judged.
 
-    Fewer users than are evaluated, drawn by the same seed, are some of them.
+    Args:
+        warehouse: where everything is.
+        settings: how models are judged.
+        today: the day that judges.
+        most_users: fewer than are evaluated, drawn by the same seed, are some of them.
+        also: `SHOWN` and `RECOMMENDED`, where these are of interest.
     """
     day = today - datetime.timedelta(days=settings.evaluation.horizon_days)
     scope = window(day, settings)
-    keep_seen = settings.evaluation.keep_seen
-    targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": keep_seen})
+    targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": settings.evaluation.keep_seen})
     if knows_the_future(warehouse, day + datetime.timedelta(days=1)):
         targets = targets.clear()
-    everybody = warehouse.read(KNOWN_USERS, scope)["user_id"]
-    users, counts = _users_to_judge(
+    user_ids, counts = _users_to_judge(
         targets["user_id"].unique(),
-        everybody,
+        warehouse.read(KNOWN_USERS, scope)["user_id"],
         most_users or settings.evaluation.users,
         (settings.seed, today.toordinal()),
     )
-    of_users = {**scope, "users": users.tolist()}
-    index = open_corpus_index(warehouse, day, log)
-    corpus_ids, corpus = index.ids, index.vectors
-    until_today = {name: of_users[name] for name in ("first", "interest", "users")} | {"today": today}
-    clustered = warehouse.read(_CLUSTERED_PINS, until_today)["pin_id"].to_numpy()
-    pin_ids, vectors = pin_vectors(warehouse, today).known(clustered)
-    own = warehouse.read(KNOWN_ACTIONS, of_users)
-    population = UserEmbeddings(
-        own["user_id"].to_numpy(),
-        rows_of(pin_ids, own["pin_id"].to_numpy()),
-        own["age"].to_numpy(),
-        pin_ids,
-        vectors,
-        settings.clustering.alpha,
-        (settings.seed, day.toordinal()),
-    )
-    seen = Pairs.of(*np.empty((2, 0), int))
-    if not keep_seen:
-        pairs = warehouse.read(_SEEN, {name: of_users[name] for name in ("day", "first", "users")})
-        pairs = _of_users(pairs, users)
-        seen = Pairs.of(pairs["user"].to_numpy(), rows_of(corpus_ids, pairs["pin_id"].to_numpy()))
-    task = RetrievalTask(
-        len(users),
-        corpus,
-        seen,
-        _targets(warehouse, targets, users, corpus_ids, corpus.shape[1], today),
-        budget(settings, len(corpus)),
-        settings.evaluation.relevance_cosine,
-    )
+    pins, corpus = pin_vectors(warehouse, today), corpus_ids(warehouse, day)
+    users = _gather_users(warehouse, settings, scope, today, also, user_ids, targets, pins, corpus)
     acted = warehouse.read(_POPULARITY, scope)
     popularity = np.zeros(len(corpus), dtype=np.int64)
-    popularity[rows_of(corpus_ids, acted["pin_id"].to_numpy())] = acted["actions"].to_numpy()
-    return Knowledge(
-        day,
-        users,
-        population,
-        task,
-        index,
-        len(corpus) <= settings.evaluation.exact_up_to,
-        corpus_ids,
-        _of_users(targets, users),
-        popularity,
-        counts,
+    popularity[rows_of(corpus, acted["pin_id"].to_numpy())] = acted["actions"].to_numpy()
+    return Knowledge(day, users, pins, corpus, popularity, budget(settings, len(corpus)), counts)
+
+
+def _gather_users(
+    warehouse: Warehouse,
+    settings: Settings,
+    scope: dict[str, Any],
+    today: datetime.date,
+    also: Collection[str],
+    user_ids: NDArray[np.int64],
+    targets: pl.DataFrame,
+    pins: PinVectors,
+    corpus: NDArray[np.int64],
+) -> JudgedUsers:
+    """What is known of some users, and what they did next."""
+    numbers = pl.DataFrame({"user_id": user_ids, "user": np.arange(len(user_ids))})
+    values = {**scope, "today": today, "users": user_ids.tolist()}
+
+    def of_users(query: str, *names: str) -> pl.DataFrame:
+        found = warehouse.read(OF_USERS.format(query), {name: values[name] for name in (*names, "users")})
+        return found.join(numbers, on="user_id").sort("user", maintain_order=True)
+
+    def pairs(query: str, *names: str) -> Pairs:
+        """Of users and corpus rows."""
+        found = of_users(query, *names)
+        return Pairs.of(found["user"].to_numpy(), rows_of(corpus, found["pin_id"].to_numpy()))
+
+    actions = of_users(KNOWN_ACTIONS, "day", "first", "interest")
+    later = of_users(_ACTIONS_SINCE, "day", "today", "interest").sort("user", "days_since", "pin_id")
+    nobody = Pairs.of(*np.empty((2, 0), int))
+    seen, seen_later, shown = nobody, later.clear(), later.clear()
+    if not settings.evaluation.keep_seen:
+        seen = pairs(SEEN_CORPUS_PINS, "day", "first")
+        seen_later = of_users(SEEN_SINCE, "day", "today").sort("user", "days_since", "pin_id")
+    if SHOWN in also:
+        shown = of_users(_IMPRESSIONS, "day", "today").sort("user", "pin_id")
+    recommended = pairs(_RECOMMENDED, "day") if RECOMMENDED in also else nobody
+    wanted = targets.join(numbers, on="user_id", maintain_order="left")
+    pin_ids = np.union1d(actions["pin_id"].to_numpy(), later["pin_id"].to_numpy())
+    return JudgedUsers(
+        user_ids=user_ids,
+        pin_ids=pin_ids,
+        pin_rows=pins.select(pin_ids).rows,
+        action_users=actions["user"].to_numpy(),
+        action_pins=np.searchsorted(pin_ids, actions["pin_id"].to_numpy()),
+        action_ages=actions["age"].to_numpy(),
+        seen_users=seen.users,
+        seen_corpus=seen.rows,
+        target_users=wanted["user"].to_numpy(),
+        target_corpus=_where_known(wanted["corpus_pin_id"], lambda ids: rows_of(corpus, ids)),
+        target_rows=_where_known(wanted["vector_pin_id"], lambda ids: pins.select(ids).rows),
+        target_days=wanted["days_since"].to_numpy(),
+        target_pin_ids=wanted["vector_pin_id"].fill_null(0).to_numpy(),
+        later_users=later["user"].to_numpy(),
+        later_pins=np.searchsorted(pin_ids, later["pin_id"].to_numpy()),
+        later_days=later["days_since"].to_numpy(),
+        seen_later_users=seen_later["user"].to_numpy(),
+        seen_later_corpus=rows_of(corpus, seen_later["pin_id"].to_numpy()),
+        seen_later_days=seen_later["days_since"].to_numpy(),
+        recommended_users=recommended.users,
+        recommended_corpus=recommended.rows,
+        shown_users=shown["user"].to_numpy(),
+        shown_pin_ids=shown["pin_id"].to_numpy(),
+        shown_rows=pins.select(shown["pin_id"].to_numpy()).rows,
     )
+
+
+def _where_known(pins: pl.Series, rows: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The rows of pins, -1 where there is no pin."""
+    found = np.full(len(pins), -1)
+    found[pins.is_not_null().to_numpy()] = rows(pins.drop_nulls().to_numpy())
+    return found
 
 
 def knows_the_future(warehouse: Warehouse, first: datetime.date) -> bool:
     """Whether embeddings were fitted to actions of this day or later: judged on them, they would look too good."""
     fitted = fitted_before(warehouse.data_folder / "landing")
     return fitted is not None and first < fitted
-
-
-def seeds_of(variant: Variant, settings: Settings) -> range:
-    """The seeds of a variant: of one that does not sample only the first, which is that of the recommendations."""
-    seeds = settings.evaluation.seeds if variant.selection == "sampled" else 1
-    return range(settings.seed, settings.seed + seeds)
 
 
 def budget(settings: Settings, corpus_size: int) -> int:
@@ -256,29 +365,3 @@ def _users_to_judge(
     judged = keyed_sample(warm, most_users, "evaluated users", *keys)
     counts = {"users who did something new": len(wanted), "cold users, not judged": len(wanted) - len(warm)}
     return judged, counts
-
-
-def _of_users(frame: pl.DataFrame, users: NDArray[np.int64]) -> pl.DataFrame:
-    """The rows of some users, with the place of each among them as ``user``."""
-    numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users))})
-    return frame.join(numbers, on="user_id", maintain_order="left")
-
-
-def _targets(
-    warehouse: Warehouse,
-    targets: pl.DataFrame,
-    users: NDArray[np.int64],
-    corpus_ids: NDArray[np.int64],
-    dimensions: int,
-    today: datetime.date,
-) -> Targets:
-    own = _of_users(targets, users)
-    wanted_pins = own["vector_pin_id"].drop_nulls().to_numpy()
-    ids, vectors = pin_vectors(warehouse, today).known(wanted_pins)
-    has_vector = own["vector_pin_id"].is_not_null().to_numpy()
-    wanted = np.zeros((len(own), dimensions), dtype=np.float32)
-    wanted[has_vector] = vectors[rows_of(ids, own["vector_pin_id"].drop_nulls().to_numpy())]
-    in_corpus = own["corpus_pin_id"].is_not_null().to_numpy()
-    rows = np.full(len(own), -1)
-    rows[in_corpus] = rows_of(corpus_ids, own["corpus_pin_id"].drop_nulls().to_numpy())
-    return Targets(own["user"].to_numpy(), rows, wanted)

@@ -3,10 +3,8 @@
 import dagster as dg
 import polars as pl
 
-from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge
-from pinnersage_assets.lineage.evaluation.moments import gather_moments
-from pinnersage_assets.model.moments import adjusted_rand_index, medoid_overlap
-from pinnersage_assets.model.variants import ONLINE, RECLUSTERED
+from pinnersage_assets.engines.resource import EngineResource
+from pinnersage_assets.lineage.evaluation.knowledge import READS, gather_knowledge, map_users
 from pinnersage_assets.partitions import DAILY, partition_day
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
@@ -40,34 +38,18 @@ ONLINE_AGREES = PartitionCheck(
     code_version="1",
 )
 def online_agreement(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Per user, means over the moments of the day at which there was something new to take in."""
-    known = gather_knowledge(warehouse, settings, partition_day(context), context.log)
-    if not len(known.users):
-        return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS))
-    at = gather_moments(warehouse, settings, known)
-    found, moments = at.clusters(known, settings), len(at.users)
-    rows = pl.DataFrame(
-        {
-            "user_id": known.users[at.users],
-            "actions": at.moments.actions_before,
-            "adjusted_rand_index": adjusted_rand_index(found[ONLINE], found[RECLUSTERED], moments),
-            "medoid_overlap": medoid_overlap(found[ONLINE], found[RECLUSTERED], moments),
-        }
+    known = gather_knowledge(warehouse, settings, partition_day(context))
+    of_users = map_users(
+        known,
+        "compare_online",
+        {},
+        warehouse,
+        settings,
+        engine.get_engine(),
+        context.log,
+        recent_actions=settings.serving.recent_actions,
     )
-    of_users = (
-        rows.filter(pl.col("actions") > 0)
-        .group_by("user_id", maintain_order=True)
-        .agg(pl.len().alias("moments"), pl.col("actions").max(), pl.col("adjusted_rand_index", "medoid_overlap").mean())
-    )
-    return dg.MaterializeResult(value=of_users, metadata={"moments": moments, "users judged": len(known.users)})
-
-
-_COLUMNS = {
-    "user_id": pl.Int64,
-    "moments": pl.Int64,
-    "actions": pl.Int64,
-    "adjusted_rand_index": pl.Float64,
-    "medoid_overlap": pl.Float64,
-}
+    return dg.MaterializeResult(value=of_users, metadata={"users judged": len(known.users.user_ids)})

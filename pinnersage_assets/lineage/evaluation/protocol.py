@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 
 from pinnersage_assets.lineage.evaluation.knowledge import READS, Knowledge, gather_knowledge
-from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.random_pairs import share_of_pairs_above
 from pinnersage_assets.model.randomness import keyed_sample
 from pinnersage_assets.partitions import DAILY, partition_day
@@ -29,24 +28,24 @@ _SAMPLED_PINS = 2_000
 def protocol(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """Who was judged on what, and how much a relevant pin says; a row also where nobody was judged."""
     today = partition_day(context)
-    known = gather_knowledge(warehouse, settings, today, context.log)
+    known = gather_knowledge(warehouse, settings, today)
     fitted = fitted_before(warehouse.data_folder / "landing")
     acted, cold = known.counts["users who did something new"], known.counts["cold users, not judged"]
-    targets = known.task.targets
+    users = known.users
     sample = keyed_sample(known.corpus_ids, _SAMPLED_PINS, "random pairs", settings.seed, today.toordinal())
-    pins = known.task.corpus[rows_of(known.corpus_ids, sample)]
+    pins = known.pins.select(sample)[:]
     row = {
         "known_day": known.day,
         "horizon_days": (today - known.day).days,
         "users_who_acted": acted,
         "cold_users": cold,
-        "judged_users": len(known.users),
-        "targets": len(targets.users),
-        "targets_without_vector": np.count_nonzero(~targets.vectors.any(axis=1)),
+        "judged_users": len(users.user_ids),
+        "targets": len(users.target_users),
+        "targets_without_vector": np.count_nonzero(users.target_rows < 0),
         "corpus_pins": len(known.corpus_ids),
-        "budget": known.task.budget,
-        "relevance_cosine": known.task.relevance_cosine,
-        "random_pairs_above": share_of_pairs_above(pins, known.task.relevance_cosine),
+        "budget": known.budget,
+        "relevance_cosine": settings.evaluation.relevance_cosine,
+        "random_pairs_above": share_of_pairs_above(pins, settings.evaluation.relevance_cosine),
         "fitted_before": fitted,
         "reason": _why_nobody_is_judged(known, today, fitted),
     }
@@ -57,7 +56,7 @@ _TYPES = {"random_pairs_above": pl.Float64, "fitted_before": pl.Date, "reason": 
 
 
 def _why_nobody_is_judged(known: Knowledge, today: datetime.date, fitted: datetime.date | None) -> str | None:
-    if len(known.users):
+    if len(known.users.user_ids):
         return None
     after = known.day + datetime.timedelta(days=1)
     if fitted and after < fitted:
