@@ -126,6 +126,9 @@ class IndexSettings(Section):
     exact_up_to: int = Field(
         30_000, ge=0, description="Pins up to which the corpus is searched exactly, which is cheaper then."
     )
+    shards: int = Field(
+        1, ge=1, description="HNSW files that the corpus is divided into by pin; each is built and searched by itself."
+    )
     connectivity: int = Field(16, ge=2, description="HNSW's M: edges of a node on the upper layers.")
     expansion_add: int = Field(200, ge=1, description="HNSW's efConstruction.")
     expansion_search: int = Field(200, ge=1, description="HNSW's ef; raised to the neighbours asked for if smaller.")

@@ -4,6 +4,7 @@ For a small corpus this is the cheapest search there is; for a large one, the tr
 measured against.
 """
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,12 +96,21 @@ def _search_tile(
         search(blocks)
         return rows, cosines
     # A block a thread, instead of all threads in the product of one: then what follows the product has them too.
-    blas = ThreadpoolController().select(user_api="blas")
-    threads = min(_THREADS, len(blocks), max((library.num_threads for library in blas.lib_controllers), default=1))
-    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+    threads = min(_THREADS, len(blocks), blas_threads())
+    with _blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(search, [blocks[number::threads] for number in range(threads)]):
             pass
     return rows, cosines
+
+
+def blas_threads() -> int:
+    """The threads that BLAS may have now, and so whoever computes beside it."""
+    return max((library.num_threads for library in _blas().lib_controllers), default=1)
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

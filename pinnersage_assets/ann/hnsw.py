@@ -68,6 +68,8 @@ class HnswIndex:
     vectors: Vectors
     """(m, n) unit vectors."""
     expansion_search: int
+    threads: int = 0
+    """That search; 0 stands for all processors."""
 
     @cached_property
     def _row_table(self) -> NDArray[np.int32] | None:
@@ -93,7 +95,7 @@ class HnswIndex:
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Approximately the k nearest pins of each query, with exact cosines.
 
-        A search for more than a tenth of the pins is exact. All processors take part.
+        A search for more than a tenth of the pins is exact.
 
         Args:
             queries: (q, n) unit vectors.
@@ -115,7 +117,7 @@ class HnswIndex:
         gathered = np.empty((_RANKED_AT_ONCE, k, queries.shape[1]), dtype=np.float32)
         for start in range(0, len(order), _SEARCHED_AT_ONCE):
             some = order[start : start + _SEARCHED_AT_ONCE]
-            found, _ = self.nearest_ids(queries[some], k)
+            found, _ = self.nearest_ids(queries[some], k, self.threads)
             for first in range(0, len(some), _RANKED_AT_ONCE):
                 part = slice(first, first + _RANKED_AT_ONCE)
                 rows = some[part]
@@ -270,18 +272,34 @@ def open_file(
         raise IndexFileError(f"{path} is missing")
     if (found := checksum(path)) != sha256:
         raise IndexFileError(f"{path} is damaged: its SHA-256 is {found}, its row says {sha256}")
-    try:
-        index = Index.restore(str(path), view=not to_grow)
-    except (RuntimeError, ValueError) as error:
-        raise IndexFileError(f"{path} is not an index: {error}") from error
-    if index is None:
-        raise IndexFileError(f"{path} is not an index")
+    index = _restored(path, view=not to_grow)
     said = (METRIC, parameters.dtype, parameters.connectivity, max(dimensions, 1))
     holds = (index.metric_kind.name.lower(), index.dtype.name.lower(), index.connectivity, index.ndim)
     if holds != said:
         raise IndexFileError(f"{path} has metric, dtype, connectivity and dimensions {holds}, its row says {said}")
     if not np.array_equal(_ids(index), ids):
         raise IndexFileError(f"{path} does not hold the {len(ids)} pins that its row is of")
+    return index
+
+
+def map_file(path: Path) -> Index:
+    """Map a file that somebody has verified, as by `open_file`.
+
+    Raises:
+        IndexFileError: the file is missing, or is no index.
+    """
+    if not path.is_file():
+        raise IndexFileError(f"{path} is missing")
+    return _restored(path, view=True)
+
+
+def _restored(path: Path, view: bool) -> Index:
+    try:
+        index = Index.restore(str(path), view=view)
+    except (RuntimeError, ValueError) as error:
+        raise IndexFileError(f"{path} is not an index: {error}") from error
+    if index is None:
+        raise IndexFileError(f"{path} is not an index")
     return index
 
 

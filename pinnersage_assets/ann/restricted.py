@@ -5,9 +5,10 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.hnsw import HnswIndex
+from pinnersage_assets.ann.shards import ShardedIndex
 from pinnersage_assets.model.selected_vectors import selected
 
-CorpusIndex = ExactIndex | HnswIndex
+CorpusIndex = ExactIndex | HnswIndex | ShardedIndex
 
 # Neighbours asked for, to those that a restriction which had nothing to do with the query would need.
 _SLACK = 3

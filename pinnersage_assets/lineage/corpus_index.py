@@ -1,14 +1,15 @@
-"""The corpus of a day as something to search: exactly where it is small, else through an HNSW file.
+"""The corpus of a day as something to search: exactly where it is small, else through HNSW files, one a shard.
 
-The row of ``retrieval.hnsw_index`` says which, and describes the file. What belongs here: which file is kept, grown,
+The rows of ``retrieval.hnsw_index`` say which, and describe the files. What belongs here: which file is kept, grown,
 built or deleted. How an index works is the business of `ann`.
 """
 
 import datetime
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,7 +22,9 @@ from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.exact import ExactIndex, exact_search, recall
 from pinnersage_assets.ann.fingerprints import fingerprint
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, IndexFileError
+from pinnersage_assets.ann.index_files import IndexFiles, write_pins
 from pinnersage_assets.ann.restricted import CorpusIndex
+from pinnersage_assets.ann.shards import put_together, shard_of, split
 from pinnersage_assets.lineage.queries import corpus_ids
 from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.settings import Settings
@@ -38,12 +41,48 @@ _PARAMETERS = ("connectivity", "expansion_add", "expansion_search", "dtype")
 
 @dataclass(frozen=True)
 class MadeIndex:
-    """An index and how it came about."""
+    """A shard of the index, or all of it, and how it came about."""
 
     index: CorpusIndex
     columns: dict[str, object]
     """The columns of the row that say what the index is."""
     recall: float | None
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The pins of a shard of a day, and how they are indexed."""
+
+    day: datetime.date
+    number: int
+    of: int
+    """How many shards there are."""
+    ids: NDArray[np.int64]
+    """(m,) ascending."""
+    vectors: Vectors
+    """(m, n)."""
+    known: PinVectors
+    parameters: HnswParameters
+
+    @property
+    def name(self) -> str:
+        return "the index" if self.of == 1 else f"shard {self.number} of the index"
+
+    @cached_property
+    def fingerprint(self) -> int:
+        return fingerprint(self.known.digests_of(self.ids))
+
+    def open_file(self, path: Path, sha256: str) -> HnswIndex:
+        """Map its file once that has been verified.
+
+        Raises:
+            IndexFileError: as `hnsw.open_file`.
+        """
+        file = hnsw.open_file(path, sha256, self.ids, self.vectors.shape[1], self.parameters)
+        return HnswIndex(file, self.ids, self.vectors, self.parameters.expansion_search)
+
+    def build(self, on_progress: hnsw.Progress | None = None) -> HnswIndex:
+        return hnsw.build(self.ids, self.vectors, self.parameters, on_progress)
 
 
 def parameters_of(settings: Settings) -> HnswParameters:
@@ -58,57 +97,83 @@ def make_index(
     measure: Callable[[CorpusIndex], float | None],
     log: logging.Logger,
     on_progress: hnsw.Progress,
-) -> MadeIndex:
-    """The index of a day's corpus: that of an earlier run, or yesterday's with what changed, or a new one.
+) -> Iterator[MadeIndex]:
+    """The shards of a day's index: each that of an earlier run, or yesterday's with what changed, or a new one.
 
     Args:
         warehouse: where corpus, rows and files are.
         settings: how.
         day: the day.
-        measure: gives an index's recall, of each index once. One that is below the floor is built anew, and one that
-            was new is built once more: threads insert in another order each time, and rarely a graph comes out torn.
+        measure: gives a shard's recall, of each once. One that is below the floor is built anew, and one that was new
+            is built once more: threads insert in another order each time, and rarely a graph comes out torn.
         log: told what is done, and warned of files that cannot be used.
         on_progress: as `hnsw.build`.
     """
     ids, pins = corpus_ids(warehouse, day), pin_vectors(warehouse, day)
     vectors = pins.select(ids)
-    described = {"pins": len(ids), "dimensions": vectors.shape[1], "metric": hnsw.METRIC}
     if len(ids) <= settings.index.exact_up_to:
         log.info(f"{len(ids):,} pins are searched exactly: index.exact_up_to is {settings.index.exact_up_to:,}")
         index = ExactIndex(ids, vectors[:])
-        return MadeIndex(index, {**described, **_NO_FILE}, measure(index))
-    parameters = parameters_of(settings)
-    described |= {"method": "hnsw", "fingerprint": fingerprint(pins.digests_of(ids)), **asdict(parameters)}
+        yield MadeIndex(index, {**_described(0, index), **_NO_FILE}, measure(index))
+        return
+    parameters, of = parameters_of(settings), settings.index.shards
+    for number, own in enumerate(split(ids, vectors, of)):
+        shard = _Shard(day, number, of, *own, pins, parameters)
+        yield _made_shard(warehouse, settings, shard, measure, log, on_progress)
 
+
+def _described(number: int, index: CorpusIndex) -> dict[str, object]:
+    return {
+        "shard": number,
+        "pins": len(index.ids),
+        "dimensions": index.vectors.shape[1],
+        "metric": hnsw.METRIC,
+    }
+
+
+def _made_shard(
+    warehouse: Warehouse,
+    settings: Settings,
+    shard: _Shard,
+    measure: Callable[[CorpusIndex], float | None],
+    log: logging.Logger,
+    on_progress: hnsw.Progress,
+) -> MadeIndex:
     def is_below_floor(recall: float | None, which: str) -> bool:
         if is_below := recall is not None and recall < settings.index.recall_floor:
-            log.warning(f"the recall of the {which} index is {recall:.3f}, below index.recall_floor; it is built anew")
+            log.warning(
+                f"the recall of {shard.name.replace('the index', f'the {which} index')} is {recall:.3f}, below "
+                "index.recall_floor; it is built anew"
+            )
         return is_below
 
-    if kept := _kept(warehouse, day, ids, vectors, described["fingerprint"], parameters, log):
-        index, of_file = kept
-        if not is_below_floor(recall := measure(index), "kept"):
-            return MadeIndex(index, {**described, **of_file}, recall)
+    def made(index: HnswIndex, of_file: dict[str, object], recall: float | None) -> MadeIndex:
+        of_shard = {"method": "hnsw", "fingerprint": shard.fingerprint, **asdict(shard.parameters)}
+        return MadeIndex(index, {**_described(shard.number, index), **of_shard, **of_file}, recall)
+
+    kept = _kept(warehouse, shard, log)
+    if kept and not is_below_floor(recall := measure(kept[0]), "kept"):
+        return made(*kept, recall)
     started = time.perf_counter()
-    grown = None if kept else _grown(warehouse, day, ids, pins, parameters, log)
+    grown = None if kept else _grown(warehouse, shard, log)
     if grown and not is_below_floor(recall := measure(grown[0]), "grown"):
         index, changes = grown
     else:
-        index, changes = hnsw.build(ids, vectors, parameters, on_progress), 0
+        index, changes = shard.build(on_progress), 0
         if is_below_floor(recall := measure(index), "new"):
-            again = hnsw.build(ids, vectors, parameters, on_progress)
+            again = shard.build(on_progress)
             index, recall = max((index, recall), (again, measure(again)), key=lambda made: made[1])
-    path = Path(f"index/dt={day}/hnsw-{uuid4().hex[:16]}.usearch")
+    path = Path(f"index/dt={shard.day}/hnsw-{uuid4().hex[:16]}.usearch")
     file = warehouse.data_folder / path
     hnsw.save(index, file)
-    made = {
+    of_file = {
         "path": str(path),
         "sha256": hnsw.checksum(file),
         "bytes": file.stat().st_size,
         "changes_since_build": changes,
         "build_seconds": time.perf_counter() - started,
     }
-    return MadeIndex(index, {**described, **made}, recall)
+    return made(index, of_file, recall)
 
 
 _NO_FILE = {
@@ -120,54 +185,41 @@ _NO_FILE = {
 }
 
 
-def _kept(
-    warehouse: Warehouse,
-    day: datetime.date,
-    ids: NDArray[np.int64],
-    vectors: Vectors,
-    of_pins: int,
-    parameters: HnswParameters,
-    log: logging.Logger,
-) -> tuple[HnswIndex, dict[str, object]] | None:
+def _kept(warehouse: Warehouse, shard: _Shard, log: logging.Logger) -> tuple[HnswIndex, dict[str, object]] | None:
     """The index of an earlier run of the day and what its row says of the file; None where there is none to keep."""
-    own = _row(warehouse, "dt = $day", day)
-    if own is None or own["fingerprint"] != of_pins or not _built_alike(own, parameters):
+    own = _row(warehouse, "dt = $day", shard)
+    if own is None or own["fingerprint"] != shard.fingerprint or not _built_alike(own, shard.parameters):
         return None
     try:
-        file = hnsw.open_file(warehouse.data_folder / own["path"], own["sha256"], ids, vectors.shape[1], parameters)
+        index = shard.open_file(warehouse.data_folder / own["path"], own["sha256"])
     except IndexFileError as error:
-        log.warning(f"{error}; the index is built again")
+        log.warning(f"{error}; {shard.name} is built again")
         return None
     of_file = {name: own[name] for name in ("path", "sha256", "bytes", "changes_since_build")}
-    return HnswIndex(file, ids, vectors, parameters.expansion_search), of_file | {"build_seconds": 0.0}
+    return index, of_file | {"build_seconds": 0.0}
 
 
-def _grown(
-    warehouse: Warehouse,
-    day: datetime.date,
-    ids: NDArray[np.int64],
-    pins: PinVectors,
-    parameters: HnswParameters,
-    log: logging.Logger,
-) -> tuple[HnswIndex, int] | None:
-    """The index of the latest earlier day with what changed since, and all changes since it was built.
+def _grown(warehouse: Warehouse, shard: _Shard, log: logging.Logger) -> tuple[HnswIndex, int] | None:
+    """The shard of the latest earlier day with what changed since, and all changes since it was built.
 
     None where there is no such index, or where a new one is the better choice.
     """
-    earlier = _row(warehouse, "dt < $day", day)
-    if earlier is None or not _built_alike(earlier, parameters):
+    earlier = _row(warehouse, "dt < $day", shard)
+    if earlier is None or not _built_alike(earlier, shard.parameters):
         return None
+    ids, pins = shard.ids, shard.known
     held_ids = corpus_ids(warehouse, earlier["dt"])
+    held_ids = held_ids[shard_of(held_ids, shard.of) == shard.number]
     leaving = np.setdiff1d(held_ids, ids, assume_unique=True)
     stays = np.isin(ids, held_ids, assume_unique=True)
     changes = earlier["changes_since_build"] + len(leaving) + int(np.count_nonzero(~stays))
     if changes > _CHANGES_SHARE * len(ids):
-        log.info(f"{changes:,} of {len(ids):,} pins came or went since the last build: the index is built anew")
+        log.info(f"{changes:,} of {len(ids):,} pins came or went since the last build: {shard.name} is built anew")
         return None
     # A pin keeps its vector, but an old day may have been corrected and materialised again.
     held_known = held_ids[np.isin(held_ids, pins.ids, assume_unique=True)]
     if fingerprint(pins.digests_of(held_known)) != earlier["fingerprint"]:
-        log.info(f"pins of the index of {earlier['dt']} have other vectors now: the index is built anew")
+        log.info(f"pins of the index of {earlier['dt']} have other vectors now: {shard.name} is built anew")
         return None
     try:
         file = hnsw.open_file(
@@ -175,20 +227,24 @@ def _grown(
             earlier["sha256"],
             held_ids,
             pins.file.dimensions,
-            parameters,
+            shard.parameters,
             to_grow=True,
         )
     except IndexFileError as error:
-        log.warning(f"{error}; the index is built anew")
+        log.warning(f"{error}; {shard.name} is built anew")
         return None
-    log.info(f"the index of {earlier['dt']} is grown: {len(leaving):,} pins leave, {(~stays).sum():,} are added")
-    return hnsw.grow(file, ids, pins.select(ids), parameters), changes
+    log.info(f"{shard.name} of {earlier['dt']} is grown: {len(leaving):,} pins leave, {(~stays).sum():,} are added")
+    return hnsw.grow(file, ids, shard.vectors, shard.parameters), changes
 
 
-def _row(warehouse: Warehouse, which: str, day: datetime.date) -> dict | None:
-    """The latest row of a day, or of those before it, that has a file."""
-    query = f"FROM retrieval.hnsw_index WHERE {which} AND path IS NOT NULL ORDER BY dt DESC LIMIT 1"
-    rows = warehouse.read(query, {"day": day}).to_dicts()
+def _row(warehouse: Warehouse, which: str, shard: _Shard) -> dict | None:
+    """The row of a shard that has a file, of a day or of the latest of those before it; of as many shards as now."""
+    query = f"""
+        FROM retrieval.hnsw_index WHERE {which}
+        QUALIFY shard = $shard AND path IS NOT NULL AND count(*) OVER (PARTITION BY dt) = $of
+        ORDER BY dt DESC LIMIT 1
+    """
+    rows = warehouse.read(query, {"day": shard.day, "shard": shard.number, "of": shard.of}).to_dicts()
     return rows[0] if rows else None
 
 
@@ -208,26 +264,69 @@ def open_corpus_index(warehouse: Warehouse, day: datetime.date, log: logging.Log
     """
     ids, pins = corpus_ids(warehouse, day), pin_vectors(warehouse, day)
     vectors = pins.select(ids)
-    rows = warehouse.read("FROM retrieval.hnsw_index WHERE dt = $day", {"day": day}).to_dicts()
+    shards = [index for index, _ in _opened_shards(warehouse, day, ids, pins, log)]
+    return put_together(shards, ids, vectors) if shards else ExactIndex(ids, vectors[:])
+
+
+def describe_corpus_index(
+    warehouse: Warehouse, day: datetime.date, folder: Path, log: logging.Logger
+) -> dict[str, object]:
+    """The same for `open_index` and `open_shard` of `ann.index_files`, in whichever process: verified here and now.
+
+    Args:
+        warehouse: where rows and files are.
+        day: the day.
+        folder: exists, on a disk that workers share, for as long as the index is used; gets a file of its pins, and
+            the shards that had to be built again.
+        log: as `open_corpus_index`.
+
+    Returns:
+        As of `IndexFiles.parameters`, JSON-able.
+
+    Raises:
+        LookupError: as `open_corpus_index`.
+    """
+    ids, pins = corpus_ids(warehouse, day), pin_vectors(warehouse, day)
+    selected = pins.select(ids)
+    write_pins(folder / "index_pins.npy", ids, selected.rows)
+    paths, expansion_search = [], None
+    for number, (index, path) in enumerate(_opened_shards(warehouse, day, ids, pins, log)):
+        if path is None:
+            path = folder / f"shard-{number}.usearch"
+            hnsw.save(index, path)
+        paths.append(path)
+        expansion_search = index.expansion_search
+    return IndexFiles(pins.file, folder / "index_pins.npy", tuple(paths), expansion_search).parameters
+
+
+def _opened_shards(
+    warehouse: Warehouse, day: datetime.date, ids: NDArray[np.int64], pins: PinVectors, log: logging.Logger
+) -> Iterator[tuple[HnswIndex, Path | None]]:
+    """The shards of a day, verified, and their files; None where a file cannot be used and the shard was built again.
+
+    None at all where the day is searched exactly.
+    """
+    rows = warehouse.read("FROM retrieval.hnsw_index WHERE dt = $day ORDER BY shard", {"day": day}).to_dicts()
     if not rows:
         raise LookupError(f"retrieval.hnsw_index has no partition of {day}: materialise it first")
-    [row] = rows
-    if row["method"] == "exact":
-        return ExactIndex(ids, vectors[:])
-    parameters = HnswParameters.of(row)
-    try:
-        if row["path"] is None:
-            raise IndexFileError(f"the index file of {day} was deleted, being older than index.retention_days")
-        if row["fingerprint"] != fingerprint(pins.digests_of(ids)):
-            raise IndexFileError(f"corpus.pins of {day} is not what the index file was made of any more")
-        path = warehouse.data_folder / row["path"]
-        file = hnsw.open_file(path, row["sha256"], ids, vectors.shape[1], parameters)
-    except IndexFileError as error:
-        log.warning(
-            f"{error}; it is built again for this run alone. Materialise retrieval.hnsw_index of {day} for a new file."
-        )
-        return hnsw.build(ids, vectors, parameters)
-    return HnswIndex(file, ids, vectors, parameters.expansion_search)
+    if rows[0]["method"] == "exact":
+        return
+    for row, own in zip(rows, split(ids, pins.select(ids), len(rows)), strict=True):
+        shard = _Shard(day, row["shard"], len(rows), *own, pins, HnswParameters.of(row))
+        try:
+            if row["path"] is None:
+                raise IndexFileError(f"the index file of {day} was deleted, being older than index.retention_days")
+            if row["fingerprint"] != shard.fingerprint:
+                raise IndexFileError(f"corpus.pins of {day} is not what the index file was made of any more")
+            path = warehouse.data_folder / row["path"]
+            opened = shard.open_file(path, row["sha256"])
+        except IndexFileError as error:
+            log.warning(
+                f"{error}; it is built again for this run alone. Materialise retrieval.hnsw_index of {day} for a new "
+                "file."
+            )
+            opened, path = shard.build(), None
+        yield opened, path
 
 
 def measure_recall(index: CorpusIndex, queries: NDArray[np.float32], depths: NDArray[np.int64]) -> float | None:

@@ -76,14 +76,19 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     def recall_as_used(index: CorpusIndex) -> float | None:
         return measure_recall(index, queries, sample["depth"].to_numpy())
 
-    made = make_index(warehouse, settings, day, recall_as_used, context.log, log_progress(context.log, "pins"))
+    shards = make_index(warehouse, settings, day, recall_as_used, context.log, log_progress(context.log, "pins"))
     return pl.DataFrame(
-        {
-            **{name: [value] for name, value in made.columns.items()},
-            "recall": [made.recall],
-            "recall_at_100": [measure_recall(made.index, queries, np.full(len(queries), 100))],
-            "deepest_query": [asked["depth"].max()],
-        }
+        [
+            {
+                **made.columns,
+                "recall": made.recall,
+                "recall_at_100": measure_recall(made.index, queries, np.full(len(queries), 100)),
+                "deepest_query": asked["depth"].max(),
+            }
+            for made in shards
+        ],
+        schema_overrides={"fingerprint": pl.UInt64},
+        infer_schema_length=None,
     )
 
 

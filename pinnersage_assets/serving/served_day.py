@@ -18,6 +18,7 @@ from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, IndexFileError
 from pinnersage_assets.ann.restricted import CorpusIndex
+from pinnersage_assets.ann.shards import put_together, split
 from pinnersage_assets.serving.pin_files import PinFiles, PinFilesError, open_pin_files
 from pinnersage_assets.serving.recommender import Recommender
 from pinnersage_assets.serving.records import CorruptRecordError
@@ -28,11 +29,10 @@ from pinnersage_assets.settings import Settings
 PINS_FOLDER = Path("serving/pins")
 
 _LATEST = """
-    SELECT s.dt, s.version, s.users, s.clusters, s.users_sha256, s.pins_sha256, s.settings, i.method, i.path, i.sha256,
-        i.connectivity, i.expansion_add, i.expansion_search, i.dtype
-    FROM published.serving.snapshot AS s JOIN published.retrieval.hnsw_index AS i ON s.dt = i.dt
-    WHERE s.version IS NOT NULL ORDER BY s.dt DESC LIMIT 1
+    SELECT dt, version, users, clusters, users_sha256, pins_sha256, settings FROM published.serving.snapshot
+    WHERE version IS NOT NULL AND dt IN (SELECT dt FROM published.retrieval.hnsw_index) ORDER BY dt DESC LIMIT 1
 """
+_SHARDS = "FROM published.retrieval.hnsw_index WHERE dt = $day ORDER BY shard"
 _DETAILS = """
     SELECT pin_id, title, category FROM published.staging.pins
     WHERE dt <= $day AND pin_id IN (SELECT unnest($pins))
@@ -97,7 +97,8 @@ def open_served_day(published: Path, data_folder: Path, settings: Settings, stor
         )
     pins = open_pin_files(data_folder / PINS_FOLDER / row["version"], row["pins_sha256"])
     in_force = Settings.model_validate_json(row["settings"]).model_copy(update={"serving": settings.serving})
-    recommender = Recommender(row["dt"], row["version"], in_force, store, pins, _open_index(row, pins, data_folder))
+    index = _open_index(connection.sql(_SHARDS, params={"day": row["dt"]}).pl().to_dicts(), pins, data_folder)
+    recommender = Recommender(row["dt"], row["version"], in_force, store, pins, index)
 
     def details(pin_ids: list[int]) -> dict[int, tuple[str | None, str | None]]:
         # A cursor a request: one connection answers one query at a time.
@@ -108,19 +109,23 @@ def open_served_day(published: Path, data_folder: Path, settings: Settings, stor
     return ServedDay(row["dt"], row["version"], row["users"], row["clusters"], len(pins.ids), recommender, details)
 
 
-def _open_index(row: dict, pins: PinFiles, data_folder: Path) -> CorpusIndex:
+def _open_index(rows: list[dict], pins: PinFiles, data_folder: Path) -> CorpusIndex:
+    """Open the shards of a day, given by their rows in order."""
     ids, vectors = pins.ids[: pins.corpus_size], pins.vectors[: pins.corpus_size]
-    if row["method"] == "exact":
+    if rows[0]["method"] == "exact":
         return ExactIndex(ids, vectors)
-    parameters = HnswParameters.of(row)
-    try:
-        if row["path"] is None:
-            raise IndexFileError(f"the index file of {row['dt']} was deleted")
-        file = hnsw.open_file(data_folder / row["path"], row["sha256"], ids, vectors.shape[1], parameters)
-    except IndexFileError as error:
-        _log.warning("%s; the corpus of %s is searched exactly, which takes longer", error, row["dt"])
-        return ExactIndex(ids, vectors)
-    return HnswIndex(file, ids, vectors, parameters.expansion_search)
+    shards = []
+    for row, (own_ids, own) in zip(rows, split(ids, vectors, len(rows)), strict=True):
+        parameters = HnswParameters.of(row)
+        try:
+            if row["path"] is None:
+                raise IndexFileError(f"the index file of {row['dt']} was deleted")
+            file = hnsw.open_file(data_folder / row["path"], row["sha256"], own_ids, own.shape[1], parameters)
+        except IndexFileError as error:
+            _log.warning("%s; the corpus of %s is searched exactly, which takes longer", error, row["dt"])
+            return ExactIndex(ids, vectors)
+        shards.append(HnswIndex(file, own_ids, own, parameters.expansion_search))
+    return put_together(shards, ids, vectors)
 
 
 class Follower:

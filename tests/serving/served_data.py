@@ -65,7 +65,7 @@ def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, 
         "pins_sha256": sha256,
         "settings": settings.model_dump_json(exclude={"serving"}),
     }
-    index = {"dt": day, "method": method, "dtype": "f32", "path": None, "sha256": None} | dict.fromkeys(
+    index = {"dt": day, "shard": 0, "method": method, "dtype": "f32", "path": None, "sha256": None} | dict.fromkeys(
         ("connectivity", "expansion_add", "expansion_search")
     )
     if method == "hnsw":
