@@ -2,10 +2,10 @@
 
 All kernels here read users from a file of `JudgedUsers.save`. What they share stands in their parameters:
 
-``vectors``: those of a `VectorFile`; ``corpus``: a folder with ``ids.npy``, ``rows.npy`` (of the vectors) and
-``popularity.npy`` (actions of everybody) of the corpus that models know; ``index``: what `open_index` takes;
-``searches_exactly``; ``alpha``; ``seed`` and ``day``, by which what is random is keyed; ``budget`` and
-``relevance_cosine``, as of `RetrievalTask`; ``variants``: fields of a `Variant` by name; ``seeds``.
+``index``: what `open_index` takes, of the corpus that models know; ``searches_exactly``: whether all rows but one are
+judged without it; ``popularity``: a ``.npy`` file, (m,) actions of everybody on each corpus pin; ``alpha``; ``seed`` and
+``day``, by which what is random is keyed; ``budget`` and ``relevance_cosine``, as of `RetrievalTask`; ``variants``:
+fields of a `Variant` by name; ``seeds``.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import exact_search
-from pinnersage_assets.ann.opened import open_index
+from pinnersage_assets.ann.index_files import open_index
 from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.model.diversity import diversity
 from pinnersage_assets.model.judged_users import JudgedUsers, MomentsOfUsers
@@ -44,7 +44,7 @@ from pinnersage_assets.model.retrieval_task import (
     popular_sets,
     random_sets,
 )
-from pinnersage_assets.model.selected_vectors import SelectedVectors
+from pinnersage_assets.model.selected_vectors import SelectedVectors, Vectors
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import (
     BY_INDEX,
@@ -145,7 +145,7 @@ def judge_diversity(source: Path, destination: Path, parameters: Mapping[str, An
     users, diversities = len(bucket.users.user_ids), {}
 
     def keep(model: str, seed: int, user: int, rows: NDArray[np.int64]) -> None:
-        [diversities[model, user]] = diversity(Pairs(np.zeros(len(rows), np.int64), rows), bucket.corpus, 1)
+        [diversities[model, user]] = diversity(Pairs(np.zeros(len(rows), np.int64), rows), bucket.index.vectors, 1)
 
     sets, counts = bucket.judge(bucket.variants, bucket.search, keep)
     targets = bucket.task.targets
@@ -172,9 +172,8 @@ def rank_candidates(source: Path, destination: Path, parameters: Mapping[str, An
         The number of rows.
     """
     bucket = _Bucket(source, parameters)
-    users, corpus_ids = bucket.users, bucket.corpus_ids
-    ids, source_rows = _pins_to_rank(users, corpus_ids, bucket.corpus.rows)
-    vectors = SelectedVectors(bucket.corpus.source, source_rows)
+    users, corpus_ids = bucket.users, bucket.index.ids
+    ids, vectors = _pins_to_rank(bucket)
     wanted = np.full(len(users.target_rows), -1)
     has_vector = users.target_rows >= 0
     wanted[has_vector] = rows_of(ids, users.target_pin_ids[has_vector])
@@ -262,33 +261,30 @@ class _Bucket:
         return {name: Variant(**said) for name, said in self.parameters["variants"].items()}
 
     @cached_property
-    def corpus(self) -> SelectedVectors:
-        return SelectedVectors(VectorFile.of(self.parameters["vectors"]).map(), self._of_corpus("rows"))
+    def index(self) -> CorpusIndex:
+        return open_index(self.parameters["index"])
 
     @cached_property
-    def corpus_ids(self) -> NDArray[np.int64]:
-        return self._of_corpus("ids")
+    def vectors(self) -> NDArray[np.float32]:
+        """Of all pins, by the rows that users know."""
+        return VectorFile.of(self.parameters["index"]["vectors"]).map()
 
     @cached_property
     def popularity(self) -> NDArray[np.int64]:
-        return self._of_corpus("popularity")
+        return np.load(self.parameters["popularity"], mmap_mode="r").view(np.ndarray)
 
     @cached_property
     def population(self) -> UserEmbeddings:
-        return self.users.population(self.corpus.source, self.parameters["alpha"], self.key(self.parameters["seed"]))
+        return self.users.population(self.vectors, self.parameters["alpha"], self.key(self.parameters["seed"]))
 
     @cached_property
     def task(self) -> RetrievalTask:
         budget, relevance_cosine = (self.parameters[name] for name in ("budget", "relevance_cosine"))
-        return self.users.task(self.corpus.source, self.corpus, budget, relevance_cosine)
+        return self.users.task(self.vectors, self.index.vectors, budget, relevance_cosine)
 
     @cached_property
     def moments(self) -> MomentsOfUsers:
         return MomentsOfUsers.of(self.users, self.task)
-
-    @cached_property
-    def index(self) -> CorpusIndex:
-        return open_index(self.parameters["index"], self.corpus_ids, self.corpus)
 
     def key(self, seed: int) -> tuple[int, int]:
         """What is random belongs to these, and to the user."""
@@ -297,7 +293,7 @@ class _Bucket:
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """The nearest corpus rows: in a corpus that is small enough exactly, otherwise by the index."""
         if self.parameters["searches_exactly"]:
-            return exact_search(queries, self.corpus, k)[0]
+            return exact_search(queries, self.index.vectors, k)[0]
         return self.search_index(queries, k)
 
     def search_index(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -357,7 +353,7 @@ class _Bucket:
 
         And what was really recommended.
         """
-        seeds, pins, user_ids = self.parameters["seeds"], np.arange(len(self.corpus)), self.users.user_ids.tolist()
+        seeds, pins, user_ids = self.parameters["seeds"], np.arange(len(self.index.ids)), self.users.user_ids.tolist()
         return (
             {("random", seed): random_sets(self.task, [(*self.key(seed), user) for user in user_ids]) for seed in seeds}
             | {
@@ -384,9 +380,6 @@ class _Bucket:
             }
         )
 
-    def _of_corpus(self, name: str) -> NDArray:
-        return np.load(Path(self.parameters["corpus"]) / f"{name}.npy", mmap_mode="r").view(np.ndarray)
-
 
 def search_whole(index: CorpusIndex, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """The nearest corpus rows by an index, (q, min(k, m)); where it finds too few, deeper, as for recommendations."""
@@ -399,15 +392,16 @@ def search_whole(index: CorpusIndex, queries: NDArray[np.float32], k: int) -> ND
     return rows_of(index.ids, found.ravel()).reshape(found.shape)
 
 
-def _pins_to_rank(
-    users: JudgedUsers, corpus_ids: NDArray[np.int64], corpus_rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _pins_to_rank(bucket: _Bucket) -> tuple[NDArray[np.int64], Vectors]:
     """All pins that may be ranked, ascending: the corpus, what was shown, targets with a vector; and their vectors."""
-    has_vector = users.target_rows >= 0
-    extra_ids = np.concatenate([users.shown_pin_ids, users.target_pin_ids[has_vector]])
-    extra_rows = np.concatenate([users.shown_rows, users.target_rows[has_vector]])
-    ids, first = np.unique(np.concatenate([corpus_ids, extra_ids]), return_index=True)
-    return ids, np.concatenate([corpus_rows, extra_rows])[first]
+    users, has_vector = bucket.users, bucket.users.target_rows >= 0
+    others, first = np.unique(
+        np.concatenate([users.shown_pin_ids, users.target_pin_ids[has_vector]]), return_index=True
+    )
+    rows = np.concatenate([users.shown_rows, users.target_rows[has_vector]])[first]
+    corpus_ids, corpus_rows = np.load(bucket.parameters["index"]["pins"])
+    ids, first = np.unique(np.concatenate([corpus_ids, others]), return_index=True)
+    return ids, SelectedVectors(bucket.vectors, np.concatenate([corpus_rows, rows])[first])
 
 
 def _drawn(users: JudgedUsers, kind: str, negatives: Negatives) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pinnersage_assets.engines.engine import Engine
 from pinnersage_assets.kernels.evaluation import COLUMNS
 from pinnersage_assets.lineage.by_bucket import map_buckets
-from pinnersage_assets.lineage.corpus_index import described_index
+from pinnersage_assets.lineage.corpus_index import describe_corpus_index
 from pinnersage_assets.lineage.queries import (
     DAYS_SINCE,
     INTEREST_ACTIONS,
@@ -186,8 +186,6 @@ def map_users(
     """
     evaluation = settings.evaluation
     shared = {
-        "vectors": known.pins.file.parameters,
-        "index": described_index(warehouse, known.day, log),
         "searches_exactly": len(known.corpus_ids) <= evaluation.exact_up_to,
         "alpha": settings.clustering.alpha,
         "seed": settings.seed,
@@ -198,15 +196,13 @@ def map_users(
         "seeds": list(range(settings.seed, settings.seed + (seeds or evaluation.seeds))),
     }
     with scratch_folder(warehouse) as folder:
-        (folder / "corpus").mkdir()
-        of_corpus = {"ids": known.corpus_ids, "rows": known.corpus.rows, "popularity": known.popularity}
-        for name, array in of_corpus.items():
-            np.save(folder / "corpus" / f"{name}.npy", array, allow_pickle=False)
+        index = describe_corpus_index(warehouse, known.day, folder, log)
+        np.save(folder / "popularity.npy", known.popularity, allow_pickle=False)
         found = map_buckets(
             engine,
             f"pinnersage_assets.kernels.evaluation:{kernel}",
             _write_buckets(known.users, folder),
-            {**shared, "corpus": str(folder / "corpus"), **parameters},
+            {**shared, "index": index, "popularity": str(folder / "popularity.npy"), **parameters},
             folder / "found",
             log_progress(log, "buckets of users"),
             keeps_rows=False,
