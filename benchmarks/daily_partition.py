@@ -4,7 +4,7 @@ Run with ``python benchmarks/daily_partition.py``: 10,000, 30,000 and 100,000 si
 in 90 days, and ten pins of 256 dimensions for each of them. The history is materialised first: raw data, staging and
 near-duplicates of all days, users and retrieval of the day before. Then the day, by the daily job, in a process of its
 own; and the next day, which has that day to reuse. Memory is the most that was resident while a stage ran, mapped files
-included.
+included. At the first size a plain script does users and retrieval of the day too (`daily_peer`, extra ``bench``).
 """
 
 import datetime
@@ -35,10 +35,12 @@ def main(*sizes: int) -> None:
         try:
             _alone(_history, folder, users)
             days = [_alone(_day, folder, users, day) for day in (DAY, NEXT)]
+            _show(users, *days)
+            if not found:
+                _show_peer(folder, days[0])
         finally:
             shutil.rmtree(folder)
         found[users] = days[0]
-        _show(users, *days)
     _show_growth(found)
 
 
@@ -53,6 +55,15 @@ def _show(users: int, first: dict, second: dict) -> None:
     print(f"  {'together':42}{total:10.1f}{most:9,.0f}   x {again / total:5.2f}", flush=True)
 
 
+def _show_peer(folder: Path, first: dict) -> None:
+    try:
+        import daily_peer
+    except SystemExit as without_peers:
+        print(without_peers, flush=True)
+    else:
+        print(daily_peer.line(folder, first), flush=True)
+
+
 def _show_growth(found: dict[int, dict]) -> None:
     sizes = sorted(found)
     if len(sizes) < 2:
@@ -65,11 +76,11 @@ def _show_growth(found: dict[int, dict]) -> None:
             print(f"  {stage:42} to the {np.polyfit(np.log(sizes), np.log(times), 1)[0]:4.2f}")
 
 
-def _alone(work, folder: Path, users: int, *more: object):
+def _alone(work, *arguments: object):
     """Run in a fresh process; its result."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(there, work, folder, users, *more))
+    process = context.Process(target=_answer, args=(there, work, *arguments))
     process.start()
     there.close()
     try:
