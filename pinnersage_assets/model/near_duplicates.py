@@ -7,6 +7,9 @@ joins unlike pins, and working day by day gives what working through all days at
 Three stages: hashing proposes pairs (`hyperplane_hashing`), their exact cosine selects, and the order of the pins
 groups. A pair that hashing does not propose is not joined, however it is looked at: where a matrix product of all pairs
 is cheaper than tables it takes their place, and what it finds must be a candidate as well.
+
+Representatives of earlier days are many, and can be divided: new pins meet each shard of them by itself, anywhere, and
+of what they find the nearest counts. Vectors are gathered block by block, so they need not be in memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pinnersage_assets.model.hyperplane_hashing import TABLES, HashTables, hash_tables, shared_codes, sketches
+from pinnersage_assets.model.selected_vectors import SelectedVectors, Vectors
 
 # The cosine that decides is computed pair by pair in float64. Which pairs are worth one comes from float32 products,
 # whose last bits depend on the shape of a block: this is more than they, and the norms, can be off.
@@ -26,19 +30,26 @@ _PRODUCT_ROWS = 2048  # of representatives, in a product with a block
 # Tables cost microseconds a vector, mostly to sort, a product some 5 ns a pair: products are cheaper for fewer pairs
 # than this many for each vector of either side. Measured: 350 to 700 differ by a tenth in all.
 _FEW_ROWS = 400
+# The codes of a vector cost 17 us: as much as products with so many others. Those of representatives of earlier days
+# are needed for this comparison alone.
+_CODES_ROWS = 3500
 # A pair that shares a code costs some 100 ns by its sketches. A product of a whole bucket costs 40 us, 250 ns a row and
 # 5 ns a pair, so it is cheaper from this many pairs on: _CROWD_PAIRS, and _CROWD_FACTOR for each row.
 _CROWD_PAIRS, _CROWD_FACTOR = 500, 3
 _PAIRS_AT_ONCE = 2**18  # that share a code: their sketches are 32 MB
 _PAIR_BYTES = 8 * 2**20  # of pairs of vectors in float64
 
+Joins = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""Pairs within the threshold, (pairs,) each: rows of new pins, rows of representatives, and their cosines."""
+
 
 def group_near_duplicates(
-    vectors: ArrayLike,
+    vectors: ArrayLike | SelectedVectors,
     threshold: float,
     n_representatives: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     seed: int = 0,
+    found: Joins | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Let each pin join the nearest earlier representative within the threshold, or become one itself.
 
@@ -55,6 +66,8 @@ def group_near_duplicates(
         n_representatives: how many rows are representatives already.
         on_progress: called as on_progress(done, total) with numbers of new rows, after each block of them.
         seed: of the hash tables; must be the same on all days.
+        found: what `nearest_representatives` finds in all shards of the representatives, in any order; without it, new
+            pins are compared with them here.
 
     Returns:
         canonical: (rows,) int64, the row of each pin's representative; its own row if it is one.
@@ -63,19 +76,12 @@ def group_near_duplicates(
     Raises:
         ValueError: an argument is not as described above; names the argument.
     """
-    vectors = _check_input(vectors, threshold, n_representatives)
-    total = len(vectors)
-    search = _Search(
-        vectors=vectors,
-        threshold=threshold,
-        tables=hash_tables(threshold, vectors.shape[1], seed),
-        codes=np.zeros((total, TABLES), dtype=np.uint32),
-        is_hashed=np.zeros(total, dtype=np.bool_),
-        best=np.full(total, -np.inf),
-        nearest=np.arange(total),
-    )
-    new = np.arange(n_representatives, total)
-    search.look_among(new, np.arange(n_representatives))
+    search, new = _search(vectors, threshold, n_representatives, seed)
+    total = n_representatives + len(new)
+    if found is None:
+        search.look_among_earlier(new)
+    else:
+        search.learn(*found)
     for block in search.settle(new):
         if on_progress is not None:
             on_progress(int(block[-1]) + 1 - n_representatives, total - n_representatives)
@@ -86,11 +92,53 @@ def group_near_duplicates(
     return canonical, cosine.astype(np.float32)
 
 
+def nearest_representatives(
+    vectors: ArrayLike | SelectedVectors, threshold: float, n_representatives: int, seed: int = 0
+) -> Joins:
+    """Find the nearest representative within the threshold of each new pin; of two equally near ones the earlier.
+
+    Args:
+        vectors: as of `group_near_duplicates`; the representatives may be a shard of all.
+        threshold: as there.
+        n_representatives: as there.
+        seed: as there.
+
+    Returns:
+        The pairs, one a new pin that has a representative; rows ascending.
+
+    Raises:
+        ValueError: an argument is not as described there; names the argument.
+    """
+    search, new = _search(vectors, threshold, n_representatives, seed)
+    search.look_among_earlier(new)
+    rows = new[search.joins(new)]
+    return rows, search.nearest[rows], search.best[rows]
+
+
+def _search(
+    vectors: ArrayLike | SelectedVectors, threshold: float, n_representatives: int, seed: int
+) -> tuple["_Search", NDArray[np.int64]]:
+    """A search that has found nothing yet, and the new rows."""
+    vectors = _check_input(vectors, threshold, n_representatives)
+    total, dimensions = vectors.shape
+    search = _Search(
+        vectors=vectors,
+        threshold=threshold,
+        tables=hash_tables(threshold, dimensions, seed),
+        # Of rows that are never hashed no page is touched.
+        codes=np.zeros((total, TABLES), dtype=np.uint32),
+        is_hashed=np.zeros(total, dtype=np.bool_),
+        best=np.full(total, -np.inf),
+        nearest=np.arange(total),
+    )
+    return search, np.arange(n_representatives, total)
+
+
 @dataclass
 class _Search:
     """What is known so far of each row: its codes, once they are needed, and the nearest representative found."""
 
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     threshold: float
     tables: HashTables
     codes: NDArray[np.uint32]
@@ -115,9 +163,13 @@ class _Search:
         self.look_among(rows[half:], rows[:half][~self.joins(rows[:half])])
         yield from self.settle(rows[half:])
 
-    def look_among(self, rows: NDArray[np.int64], representatives: NDArray[np.int64]) -> None:
-        """Compare rows with representatives, all earlier."""
-        if len(rows) * len(representatives) <= _FEW_ROWS * (len(rows) + len(representatives)):
+    def look_among_earlier(self, new: NDArray[np.int64]) -> None:
+        """Compare all new rows with all those before them, whose codes serve nobody else."""
+        self.look_among(new, np.arange(len(self.vectors) - len(new)), codes_rows=_CODES_ROWS)
+
+    def look_among(self, rows: NDArray[np.int64], representatives: NDArray[np.int64], codes_rows: int = 0) -> None:
+        """Compare rows with representatives, all earlier; ``codes_rows`` if this is to pay for their codes."""
+        if len(rows) * len(representatives) <= (_FEW_ROWS + codes_rows) * (len(rows) + len(representatives)):
             pairs = self._pairs_by_products(rows, representatives)
         else:
             pairs = self._pairs_by_tables(rows, representatives)
@@ -145,9 +197,11 @@ class _Search:
             block = rows[some]
             for part in _parts(len(representatives), _PRODUCT_ROWS):
                 products = self.vectors[block] @ self.vectors[representatives[part]].T
-                which, columns = np.nonzero(products >= self._worth(block)[:, None])
+                # Of what is nearly nowhere true, flat, numpy finds the places seven times as fast.
+                which = np.flatnonzero(products >= self._worth(block)[:, None])
                 if not len(which):
                     continue
+                which, columns = np.divmod(which, products.shape[1])
                 later, earlier = block[which], representatives[part][columns]
                 for pairs in _parts(len(later), _PAIRS_AT_ONCE):
                     candidates = self._are_candidates(later[pairs], earlier[pairs])
@@ -168,23 +222,26 @@ class _Search:
                 yield from self._pairs_by_products(rows[which], representatives[columns])
 
     def _compare(self, rows: NDArray[np.int64], representatives: NDArray[np.int64]) -> None:
-        """Let each row of some candidate pairs know the nearest of its representatives, and the earliest of such."""
+        """Learn the cosines of some candidate pairs, where they are worth it."""
         products = np.einsum("pd,pd->p", self.vectors[rows], self.vectors[representatives])
         worth = products >= self._worth(rows)
         rows, representatives = rows[worth], representatives[worth]
-        cosines = _cosines(self.vectors, rows, representatives)
+        self.learn(rows, representatives, _cosines(self.vectors, rows, representatives))
+
+    def learn(self, rows: NDArray[np.int64], representatives: NDArray[np.int64], cosines: NDArray[np.float64]) -> None:
+        """Keep of each row's pairs the nearest, and the earliest of such, if it is better than what is known."""
         order = np.lexsort((representatives, -cosines, rows))
         order = order[np.diff(rows[order], prepend=-1) != 0]
         rows, representatives, cosines = rows[order], representatives[order], cosines[order]
-        # Tables find pairs in an order of their own.
+        # Tables and shards find pairs in an order of their own.
         equal_and_earlier = (cosines == self.best[rows]) & (representatives < self.nearest[rows])
         better = (cosines > self.best[rows]) | equal_and_earlier
         self.best[rows[better]] = cosines[better]
         self.nearest[rows[better]] = representatives[better]
 
-    def _worth(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _worth(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Compute from which float32 product on a pair is worth an exact cosine."""
-        return np.maximum(self.best[rows], self.threshold) - _MARGIN
+        return (np.maximum(self.best[rows], self.threshold) - _MARGIN).astype(np.float32)
 
     def _are_candidates(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
         self._hash(np.unique(np.concatenate([left, right])))
@@ -204,7 +261,7 @@ class _Search:
         return max(1, _PAIR_BYTES // (2 * 8 * self.vectors.shape[1]))
 
 
-def _cosines(vectors: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+def _cosines(vectors: Vectors, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
     """Compute the cosine of each pair of rows: to the last bit the same in any batch, exactly 1 for equal rows."""
     cosines = np.empty(len(left))
     for part in _parts(len(left), max(1, _PAIR_BYTES // (2 * 8 * vectors.shape[1]))):
@@ -229,23 +286,29 @@ def _gathered(
         yield np.concatenate([left for left, _ in waiting]), np.concatenate([right for _, right in waiting])
 
 
-def _parts(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+def _parts(total: int, size: int, first: int = 0) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(first, total, size))
 
 
-def _check_input(vectors: ArrayLike, threshold: float, n_representatives: int) -> NDArray[np.float32]:
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or vectors.shape[1] == 0 or vectors.dtype != np.float32:
+def _check_input(vectors: ArrayLike | SelectedVectors, threshold: float, n_representatives: int) -> Vectors:
+    if not isinstance(vectors, SelectedVectors):
+        vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or (len(vectors) and vectors.shape[1] == 0) or vectors.dtype != np.float32:
         raise ValueError(
             f"vectors must be float32 of shape (rows, dimensions >= 1), not {vectors.dtype} of shape {vectors.shape}"
         )
-    squared_norms = np.einsum("pd,pd->p", vectors, vectors)
-    not_unit = np.flatnonzero(~(np.abs(squared_norms - 1.0) <= 2 * _UNIT_TOLERANCE))
-    if not_unit.size:
-        row = not_unit[0]
-        raise ValueError(f"vectors must have norm 1, not {np.sqrt(squared_norms[row])} as in row {row}")
     if not -1 <= threshold <= 1:
         raise ValueError(f"threshold must be a cosine, -1 to 1, not {threshold}")
     if not 0 <= n_representatives <= len(vectors):
         raise ValueError(f"n_representatives must be 0 to {len(vectors)}, the number of rows, not {n_representatives}")
+    for part in _parts(len(vectors), _PRODUCT_ROWS, n_representatives):
+        # Representatives were looked at when they were new.
+        block = vectors[part]
+        squared_norms = np.einsum("pd,pd->p", block, block)
+        not_unit = np.flatnonzero(~(np.abs(squared_norms - 1.0) <= 2 * _UNIT_TOLERANCE))
+        if not_unit.size:
+            row = not_unit[0]
+            raise ValueError(
+                f"vectors must have norm 1, not {np.sqrt(squared_norms[row])} as in row {part.start + row}"
+            )
     return vectors

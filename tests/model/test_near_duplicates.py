@@ -61,6 +61,7 @@ def planted_pins(seed, rows, d, topics=20, share=0.3):
 def use_way(monkeypatch, way):
     """Let every comparison go one way: tables that expand pairs, tables with products of buckets, or products alone."""
     monkeypatch.setattr(module, "_FEW_ROWS", np.inf if way == "products" else 0)
+    monkeypatch.setattr(module, "_CODES_ROWS", 0)
     monkeypatch.setattr(module, "_CROWD_PAIRS", {"buckets": -1, "pairs": np.inf}.get(way, 500))
     monkeypatch.setattr(module, "_CROWD_FACTOR", 0)
 
