@@ -123,7 +123,7 @@ def _history(folder: Path, users: int) -> None:
 
     definitions = _world(folder, users)
     with dg.DagsterInstance.ephemeral() as instance:
-        for run in plan_backfill(definitions, {}, START, 90, 1, DAY, DAY)[:-1]:
+        for run in plan_backfill(definitions, {}, {}, START, 90, 1, DAY, DAY)[:-1]:
             started = time.perf_counter()
             _execute(definitions, instance, run)
             print(f"  {run}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)

@@ -1,16 +1,17 @@
 """Materialise the whole lineage of some days in this process, and before that the past that those days need.
 
-What is there already is left alone, judged by the ledger: so an interrupted backfill goes on where it stopped.
+What is there already is left alone, judged by the ledger: so an interrupted backfill goes on where it stopped. So is
+what has expired, but where a run that is to come reads it.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
 
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.ledger import written_days
+from pinnersage_assets.warehouse.ledger import EXPIRED, PASSED, days_by_table
 
 Day = datetime.date
 _ONE_DAY = datetime.timedelta(days=1)
@@ -35,7 +36,8 @@ class PlannedRun:
 
 def plan_backfill(
     defs: dg.Definitions,
-    done: dict[str, set[Day]],
+    done: Mapping[str, set[Day]],
+    expired: Mapping[str, set[Day]],
     start: Day,
     window_days: int,
     horizon_days: int,
@@ -48,6 +50,7 @@ def plan_backfill(
     Args:
         defs: where the jobs are.
         done: days of each table that are there and have passed their checks.
+        expired: days of each table that had passed, and whose rows are gone: they lack where a later day reads them.
         start: the first partition.
         window_days: length of the users' window.
         horizon_days: days after which models are judged; those of so many days before ``first`` are needed.
@@ -58,7 +61,7 @@ def plan_backfill(
     Returns:
         Pins since the first partition, raw and staging of the window, and near-duplicates since the first partition
         (many days a run), then corpus, users and retrieval of the days before ``first`` that are judged, and the whole
-        lineage of the wanted days (a day a run).
+        lineage of the wanted days (a day a run). What has expired and is judged on a wanted day comes before that day.
 
     Raises:
         ValueError: the days are out of order or before the first partition.
@@ -72,17 +75,22 @@ def plan_backfill(
     window_start = max(start, known - (window_days - 1) * _ONE_DAY)
 
     def lacking(job: str, since: Day, until: Day) -> list[Day]:
-        tables = [".".join(key.path) for key in _keys(defs, job)]
-        return [day for day in _days(since, until) if any(day not in done.get(table, ()) for table in tables)]
+        finished = [done.get(table, set()) | expired.get(table, set()) for table in _tables(defs, job)]
+        return [day for day in _days(since, until) if not all(day in days for days in finished)]
 
     runs = [PlannedRun("pins", *span) for span in _spans(lacking("pins", start, window_start - _ONE_DAY))]
     runs += [
         PlannedRun("raw_and_staging", *span) for span in _spans(lacking("raw_and_staging", window_start, yesterday))
     ]
     runs += [PlannedRun("near_duplicates", *span) for span in _spans(lacking("near_duplicates", start, yesterday))]
-    runs += [PlannedRun("users_and_retrieval", d, d) for d in lacking("users_and_retrieval", known, yesterday)]
     wanted = list(_days(first, last)) if again else lacking("daily", first, last)
-    return runs + [PlannedRun("daily", day, day) for day in wanted]
+    judged = {day - horizon_days * _ONE_DAY for day in wanted}
+    read_later = _tables(defs, "users_and_retrieval") & _read_by_later_days(defs)
+    gone = {day for day in judged - set(wanted) if any(day in expired.get(table, ()) for table in read_later)}
+    jobs = dict.fromkeys([*lacking("users_and_retrieval", known, yesterday), *gone], "users_and_retrieval")
+    jobs |= dict.fromkeys(wanted, "daily")
+    # In the order of days: an earlier wanted day may be part of what a later one reads.
+    return runs + [PlannedRun(jobs[day], day, day) for day in sorted(jobs)]
 
 
 def backfill(
@@ -103,8 +111,8 @@ def backfill(
         BackfillError: a run failed, or a blocking check of it, or it was interrupted. Call again, once the cause is
             mended: it goes on from there.
     """
-    done = _done(defs, warehouse)
-    for run in plan_backfill(defs, done, start, window_days, horizon_days, first, last, again):
+    done, expired = _days_with(warehouse, PASSED), _days_with(warehouse, EXPIRED)
+    for run in plan_backfill(defs, done, expired, start, window_days, horizon_days, first, last, again):
         yield run
         job = defs.resolve_job_def(run.job)
         one_day = run.first == run.last
@@ -152,17 +160,21 @@ def _cause(failure: dg.DagsterEvent) -> str:
     return error.message.strip()
 
 
-def _done(defs: dg.Definitions, warehouse: Warehouse) -> dict[str, set[Day]]:
+def _days_with(warehouse: Warehouse, status: str) -> dict[str, set[Day]]:
     try:
         with warehouse.get_reader() as connection:
-            tables = {".".join(key.path) for key in _keys(defs, "daily")}
-            return {table: written_days(connection, table) for table in tables}
+            return days_by_table(connection, status)
     except FileNotFoundError:
         return {}
 
 
-def _keys(defs: dg.Definitions, job: str) -> Iterable[dg.AssetKey]:
-    return defs.resolve_job_def(job).asset_layer.executable_asset_keys
+def _tables(defs: dg.Definitions, job: str) -> set[str]:
+    return {".".join(key.path) for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+
+def _read_by_later_days(defs: dg.Definitions) -> set[str]:
+    deps = (dep for spec in defs.resolve_all_asset_specs() for dep in spec.deps)
+    return {".".join(dep.asset_key.path) for dep in deps if dep.partition_mapping.start_offset < 0}
 
 
 def _days(first: Day, last: Day) -> Iterator[Day]:

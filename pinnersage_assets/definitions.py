@@ -3,7 +3,7 @@
 import dagster as dg
 
 from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule, landed_events
-from pinnersage_assets.lineage import corpus, evaluation, operations, raw, retrieval, serving, sql, users
+from pinnersage_assets.lineage import clean_up, corpus, evaluation, operations, raw, retrieval, serving, sql, users
 from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
@@ -42,7 +42,9 @@ def _checked(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
 
 def _build() -> dg.Definitions:
     assets = [asset for group in _GROUPS for asset in group.ASSETS]
-    assets.append(operations.publications([".".join(key.path) for asset in assets for key in asset.keys]))
+    # Each of these comes after all before it.
+    for last in (clean_up.clean_up, operations.publications):
+        assets.append(last([".".join(key.path) for asset in assets for key in asset.keys]))
     return dg.Definitions(
         assets=dg.map_asset_specs(_described, assets),
         asset_checks=[_checked(spec) for asset in assets for spec in asset.specs],

@@ -8,6 +8,7 @@ the launchpad of the Dagster UI, where they appear as the resource ``settings``.
 """
 
 import datetime
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -139,9 +140,6 @@ class IndexSettings(Section):
         ge=0,
         le=1,
         description="Recall below this fails the index's blocking check; a grown index is built anew first.",
-    )
-    retention_days: int = Field(
-        7, ge=1, description="Index files of this many days before the latest are kept; older ones are deleted."
     )
 
 
@@ -321,9 +319,40 @@ class ServingSettings(Section):
     remembered_days: int = Field(
         7, ge=1, description="Days for which event ids are remembered, so that what is delivered twice counts once."
     )
-    retention_days: int = Field(
-        2, ge=1, description="Snapshots of this many days before the latest are kept; older ones are deleted."
+
+
+class RetentionSettings(Section):
+    """How far back what is large is kept: so many days before the day of a clean-up, 0 for ever.
+
+    What no setting is about is small, or, as staging, cannot be made again from anything else in the warehouse.
+    """
+
+    raw_days: int = Field(
+        7,
+        ge=0,
+        description="raw.actions, raw.impressions and raw.pins: what staging holds too, embeddings above all.",
     )
+    clusters_days: int = Field(2, ge=0, description="users.clusters: which pins form whose clusters.")
+    medoids_days: int = Field(30, ge=0, description="users.medoids and marts.interests: users' embeddings.")
+    recommendations_days: int = Field(
+        7, ge=0, description="retrieval.recommendations and marts.medoid_reuse; at least evaluation.horizon_days."
+    )
+    neighbours_days: int = Field(2, ge=0, description="retrieval.medoid_neighbours.")
+    corpus_days: int = Field(
+        7,
+        ge=0,
+        description="corpus.pins and corpus.excluded, a row a pin and day; at least evaluation.horizon_days and "
+        "retention.index_days.",
+    )
+    evaluation_days: int = Field(
+        90,
+        ge=0,
+        description="evaluation.retrieval_users and evaluation.ranking_users; at least evaluation.trailing_days - 1.",
+    )
+    index_days: int = Field(
+        7, ge=0, description="Files of the index, whose rows stay without a path; at least evaluation.horizon_days."
+    )
+    snapshot_days: int = Field(2, ge=0, description="What the service answers from; rows stay without a version.")
 
 
 class EngineSettings(Section):
@@ -385,6 +414,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     )
     report: ReportSettings = ReportSettings()
     serving: ServingSettings = ServingSettings()
+    retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
     simulation: SimulationSettings = SimulationSettings()
 
@@ -399,6 +429,23 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
                     f"horizon_days {self.evaluation.horizon_days}), overlaps the validation period that ends on "
                     f"{until} (calibration.until)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_read_back_is_kept(self) -> Self:
+        kept, horizon, trailing = self.retention, self.evaluation.horizon_days, self.evaluation.trailing_days
+        judged = f"models are judged after evaluation.horizon_days, {horizon}"
+        needed = [
+            ("recommendations_days", horizon, judged),
+            ("corpus_days", horizon, judged),
+            ("corpus_days", kept.index_days or math.inf, "an index grows by what changed in corpus.pins since its day"),
+            ("index_days", horizon, judged),
+            ("evaluation_days", trailing - 1, f"intervals are over evaluation.trailing_days, {trailing}"),
+        ]
+        for name, least, why in needed:
+            if (days := getattr(kept, name)) and days < least:
+                enough = "0 (for ever)" if least == math.inf else f"at least {least}, or 0 (for ever)"
+                raise ValueError(f"retention.{name} is {days} and must be {enough}: {why}")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,8 @@ from world import START, World, differences, failures, on, small_settings
 
 from pinnersage_assets.backfill import BackfillError, PlannedRun, plan_backfill
 from pinnersage_assets.definitions import defs
+from pinnersage_assets.lineage.clean_up import ROWS
+from pinnersage_assets.settings import RetentionSettings
 from pinnersage_assets.sources.simulated import SimulatedSource
 from pinnersage_assets.warehouse.ledger import record_status
 
@@ -22,8 +24,8 @@ def days(first, last):
     return {on(offset) for offset in range(first, last + 1)}
 
 
-def plan(first, last, window=5, done=None, again=False, horizon=1):
-    return plan_backfill(defs, done or {}, START, window, horizon, on(first), on(last), again)
+def plan(first, last, window=5, done=None, again=False, horizon=1, expired=None):
+    return plan_backfill(defs, done or {}, expired or {}, START, window, horizon, on(first), on(last), again)
 
 
 def run(job, first, last=None):
@@ -108,6 +110,48 @@ def test_what_is_complete_is_left_alone_unless_asked_for_again():
     assert plan(8, 9, done=done) == [run("daily", 9)]
 
 
+# Tables whose rows are given up when they are old.
+EXPIRING = [table for tables in ROWS.values() for table in tables]
+
+
+def test_days_that_are_finished_stay_finished_when_their_rows_expire():
+    done = {table: days(0, 9) if table not in EXPIRING else set() for table in ALL}
+    expired = {table: days(0, 9) for table in EXPIRING}
+    assert plan(8, 9, done=done, expired=expired) == []
+    # Of the day that comes next only what it reads back is made again.
+    assert plan(10, 10, done=done, expired=expired) == [run("users_and_retrieval", 9), run("daily", 10)]
+    for table in ("corpus.pins", "retrieval.recommendations"):
+        done[table], expired[table] = days(7, 9), days(0, 6)
+    assert plan(10, 10, done=done, expired=expired) == [run("daily", 10)]
+    assert plan(10, 10, done=done, expired=expired, horizon=3) == [run("daily", 10)]
+    assert plan(10, 10, done=done, expired=expired, horizon=4) == [run("users_and_retrieval", 6), run("daily", 10)]
+
+
+def test_what_a_day_reads_back_is_made_again_before_it_and_for_no_other():
+    done = {table: days(0, 9) for table in ALL}
+    expired = {"retrieval.recommendations": days(0, 7)}
+    done["retrieval.recommendations"] = days(8, 9)
+    assert plan(4, 4, done=done, expired=expired, again=True) == [run("users_and_retrieval", 3), run("daily", 4)]
+    assert plan(4, 5, done=done, expired=expired, again=True)[1:] == [run("daily", 4), run("daily", 5)]
+    # Of a range that was interrupted long ago.
+    done["evaluation.report"] = days(0, 9) - {on(2), on(6)}
+    assert plan(1, 9, done=done, expired=expired) == [
+        run("users_and_retrieval", 1),
+        run("daily", 2),
+        run("users_and_retrieval", 5),
+        run("daily", 6),
+    ]
+
+
+def test_a_day_that_lacks_something_else_is_made_whole():
+    done = {table: days(0, 9) for table in ALL}
+    done["raw.actions"] = done["raw.pins"] = days(5, 9)
+    expired = {"raw.actions": days(0, 4), "raw.pins": days(0, 4)}
+    assert plan(9, 9, done=done, expired=expired, again=True) == [run("daily", 9)]
+    done["staging.impressions"] = days(0, 9) - {on(4)}
+    assert plan(9, 9, window=9, done=done, expired=expired, again=True) == [run("raw_and_staging", 4), run("daily", 9)]
+
+
 @pytest.mark.parametrize(
     ("first", "last", "why"),
     [(-1, 3, f"the first partition is {START}"), (3, 2, "the last day is before the first")],
@@ -128,16 +172,20 @@ def test_a_run_reads_well():
     window=st.integers(1, 15),
     again=st.booleans(),
     missing=st.sets(st.tuples(st.sampled_from(ALL), st.integers(0, 15)), max_size=8),
+    gone=st.sets(st.tuples(st.sampled_from(EXPIRING), st.integers(0, 15)), max_size=30),
     nothing_done=st.booleans(),
 )
 def test_every_day_that_is_read_comes_before_its_use_and_nothing_is_done_twice(
-    first, length, window, again, missing, nothing_done
+    first, length, window, again, missing, gone, nothing_done
 ):
     last = first + length
     done = {} if nothing_done else {table: days(0, 15) for table in ALL}
     for table, day in missing:
         done[table] = done.get(table, set()) - {on(day)}
-    runs = plan(first, last, window, done, again)
+    expired = {table: {on(day) for other, day in gone if other == table} & done.get(table, set()) for table in EXPIRING}
+    finished = {table: set(found) for table, found in done.items()}
+    done = {table: found - expired.get(table, set()) for table, found in done.items()}
+    runs = plan(first, last, window, done, again, expired=expired)
 
     planned = [
         (job, day)
@@ -164,14 +212,20 @@ def test_every_day_that_is_read_comes_before_its_use_and_nothing_is_done_twice(
             yesterday = r.first - datetime.timedelta(days=1)
             assert yesterday in before["retrieval.recommendations"]
             assert yesterday in before["corpus.pins"]
+            if position and runs[position - 1] == PlannedRun("users_and_retrieval", yesterday, yesterday):
+                # It was not there, or it had expired.
+                tables = TABLES["users_and_retrieval"]
+                assert any(yesterday not in finished.get(t, set()) for t in tables) or any(
+                    yesterday in expired.get(t, set()) for t in ("retrieval.recommendations", "corpus.pins")
+                )
         # A run that is not asked for again does something that was not there.
         lacking = [
             table for table in TABLES[r.job] if not {d for j, d in planned if j == r.job} <= set(done.get(table, ()))
         ]
         assert lacking or (again and r.job == "daily")
     after = carry_out(runs, done)
-    assert all(after[table] >= days(first, last) for table in ALL)
-    assert plan(first, last, window, after) == []
+    assert all(after[table] | expired.get(table, set()) >= days(first, last) for table in ALL)
+    assert plan(first, last, window, after, expired=expired) == []
 
 
 # --- Real backfills, of one wanted day after two of the past, with a window of two
@@ -309,3 +363,82 @@ def test_pins_refused_before_the_window_are_not_lost(tmp_path):
     rejected = world.partition("staging.rejected", on(0))
     assert rejected.select("source", "reason").rows() == [("pins", "embedding is all zero")]
     assert world.status("staging.rejected", on(0)) == "passed"
+
+
+# --- What has expired
+
+
+SHORT = {
+    **SETTINGS,
+    "retention": dict.fromkeys(RetentionSettings.model_fields, 1),
+    "evaluation": {"trailing_days": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def expiring(undisturbed, tmp_path_factory):
+    """A day more than the other world, the last of which gives up what is older than a day; read-only."""
+    world = undisturbed.copy(tmp_path_factory.mktemp("expiring") / "data", small_settings(**SHORT))
+    source = SimulatedSource(world.settings.simulation, world.settings.seed, START)
+    for table in ("actions", "impressions", "pins"):
+        world.land(table, on(3), getattr(source, table)(on(3)))
+    # Index and snapshots have no rows to lose.
+    assert world.backfill(on(3), on(3)) == [run("daily", 3)]
+    return world
+
+
+def test_a_day_that_is_over_is_not_made_again_because_its_rows_have_expired(expiring, undisturbed):
+    assert expiring.status("users.medoids", on(1)) == "expired"
+    assert expiring.status("raw.pins", on(0)) == "expired"
+    assert expiring.partition("raw.pins", on(0)).is_empty()
+    assert expiring.status("users.medoids", LAST) == "passed"
+    assert expiring.backfill(LAST, on(3)) == []
+
+
+def test_staging_is_not_overwritten_by_raw_rows_that_are_gone(expiring, tmp_path):
+    world = expiring.copy(tmp_path / "data", expiring.settings)
+    staging = ["staging.actions", "staging.pins", "staging.rejected"]
+    before = world.partitions(on(0), staging)
+    failed = failures(world.run("raw_and_staging", on(0), only=staging))
+    assert set(failed) >= {"staging__actions", "staging__pins"}
+    assert f"what it is made from has expired (raw.actions of {on(0)})" in failed["staging__actions"]
+    assert differences(before, world.partitions(on(0), staging)) == []
+    assert {world.status(table, on(0)) for table in staging} == {"passed"}
+    # With raw it can be made again, which reads the source again; if that is gone, what is there stays too.
+    assert failures(world.run("raw_and_staging", on(0))) == {}
+    assert differences(before, world.partitions(on(0), staging)) == []
+    for file in (world.landing / "actions" / f"dt={on(1)}").iterdir():
+        file.unlink()
+    failed = failures(world.run("raw_and_staging", on(1)))
+    assert f"raw.actions of {on(1)} had " in failed["raw__actions"]
+    assert "its source has none any more" in failed["raw__actions"]
+    assert world.partition("staging.actions", on(1)).height > 0
+    assert world.status("staging.actions", on(1)) == "passed"
+
+
+def test_a_day_whose_models_have_expired_is_judged_again_once_they_are_made_again(expiring, undisturbed, tmp_path):
+    world = expiring.copy(tmp_path / "data", expiring.settings)
+    judging = ["evaluation.retrieval_users", "evaluation.ranking_users", "evaluation.protocol"]
+    before = world.partitions(LAST, judging)
+    failed = {table: failures(world.run("daily", LAST, only=[table])) for table in judging}
+    for refused in failed.values():
+        assert any(f"make backfill FROM={LAST} TO={LAST} AGAIN=1" in message for message in refused.values())
+    assert differences(before, world.partitions(LAST, judging)) == []
+    assert world.backfill(LAST, LAST, again=True) == [run("users_and_retrieval", 1), run("daily", 2)]
+    expected = undisturbed.partitions(LAST)
+    found = world.partitions(LAST, expected)
+    # What tells of the settings, retentions among them, is other.
+    assert set(differences(expected, found)) <= {"operations.partitions", "operations.clean_up", "serving.snapshot"}
+    assert world.status("retrieval.recommendations", on(1)) == "passed"
+
+
+def test_a_gap_that_comes_of_rows_that_are_gone_is_a_failed_check_that_says_so(expiring, tmp_path):
+    """Where a run reads more than the lineage says, the write cannot know: the check does."""
+    longer = small_settings(**{**SHORT, "evaluation": {"horizon_days": 2, "trailing_days": 2}, "retention": {}})
+    world = expiring.copy(tmp_path / "data", longer)
+    result = world.run("daily", on(3), only=["evaluation.protocol"])
+    [failed] = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.check_name == "inputs_are_complete"
+    assert "makes what has expired again too" in failed.description
+    [gap] = [record.data for record in failed.metadata["examples"].records]
+    assert (gap["missing"], gap["first"], gap["days"], gap["expired"]) == ("corpus.pins", str(on(1)), "1", "1")

@@ -139,6 +139,8 @@ def test_the_daily_job_holds_everything_and_ends_in_the_publication():
     graph = defs.resolve_asset_graph()
     publications = key("operations.publications")
     assert graph.get(publications).parent_keys == {key(table) for table in TABLES} - {publications}
+    clean_up = key("operations.clean_up")
+    assert graph.get(clean_up).parent_keys == {key(table) for table in TABLES} - {publications, clean_up}
     assert not graph.get(publications).child_keys
     # Nothing but the publication's own checks comes after it.
     order = [node.name for node in defs.resolve_job_def("daily").graph.nodes_in_topological_order]
@@ -243,7 +245,9 @@ LATE, EARLY = on(200), on(3)
         ("evaluation.retrieval_users", "staging.actions", START, (START, START)),
         ("evaluation.retrieval", "evaluation.retrieval_users", LATE, (LATE, LATE)),
         ("staging.actions", "raw.actions", LATE, (LATE, LATE)),
-        ("staging.pins", "raw.pins", LATE, (START, LATE)),
+        ("staging.pins", "raw.pins", LATE, (LATE, LATE)),
+        ("staging.pins", "staging.pins", LATE, (START, days_before(LATE, 1))),
+        ("staging.rejected", "staging.pins", LATE, (START, LATE)),
     ],
 )
 def test_a_day_reads(table, upstream, day, expected):

@@ -86,6 +86,23 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         ("[clustering]\nalpha = nan", "clustering.alpha"),
         ("[clustering]\ndecay_per_day = inf", "clustering.decay_per_day"),
         ("[window\ndays = 14", "is not a TOML file"),
+        ("[retention]\nraw_days = -1", "retention.raw_days"),
+        ("[index]\nretention_days = 7", "index.retention_days: there is no such setting"),
+        (
+            "[retention]\nrecommendations_days = 2\n[evaluation]\nhorizon_days = 3",
+            r"retention\.recommendations_days is 2 and must be at least 3, or 0 \(for ever\): .*horizon_days",
+        ),
+        (
+            "[retention]\nindex_days = 1\n[evaluation]\nhorizon_days = 2",
+            r"retention\.index_days is 1 and must be at least 2",
+        ),
+        ("[retention]\ncorpus_days = 6", r"retention\.corpus_days is 6 and must be at least 7.*an index grows"),
+        ("[retention]\nindex_days = 0", r"retention\.corpus_days is 7 and must be 0 \(for ever\): an index grows"),
+        (
+            "[retention]\nevaluation_days = 28",
+            r"retention\.evaluation_days is 28 and must be at least 29.*trailing_days, 30",
+        ),
+        ("[evaluation]\ntrailing_days = 120", r"retention\.evaluation_days is 90 and must be at least 119"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_setting(tmp_path, text, message):
@@ -189,3 +206,17 @@ def test_what_is_wrong_with_two_settings_together_is_said_without_a_name(tmp_pat
     (tmp_path / "settings.toml").write_text('[serving]\nstream = "redis"\n')
     with pytest.raises(ValueError, match=r"cannot be used: serving\.stream is redis, and"):
         load_settings(tmp_path / "settings.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[retention]\nevaluation_days = 29",
+        "[retention]\nevaluation_days = 0\n[evaluation]\ntrailing_days = 1000",
+        "[retention]\ncorpus_days = 0\nindex_days = 0",
+        "[retention]\ncorpus_days = 3\nindex_days = 3\nrecommendations_days = 3\n[evaluation]\nhorizon_days = 3",
+        "[retention]\nraw_days = 1\nclusters_days = 1\nmedoids_days = 1\nneighbours_days = 1\nsnapshot_days = 1",
+    ],
+)
+def test_what_nothing_reads_back_may_go_and_all_may_stay(tmp_path, text):
+    assert load_settings(write(tmp_path, text)) != Settings()

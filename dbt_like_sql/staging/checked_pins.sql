@@ -1,12 +1,6 @@
--- Every raw pin of the days, with the reason for which staging refuses it, or null. A pin's embedding is fixed: the
--- first usable row of a pin wins, over all days up to its own.
-with arrived as (
-    select pin_id
-    from {{ source('raw', 'pins') }}
-    where dt between '{{ var("first_dt") }}' and '{{ var("last_dt") }}'
-),
-
-measured as (
+-- Every raw pin of the days, with the reason for which staging refuses it, or null; and which of the usable rows of its
+-- pin it is, among those of the days.
+with measured as (
     select
         *,
         rowid as arrival,
@@ -17,9 +11,7 @@ measured as (
                 ))
         end as norm
     from {{ source('raw', 'pins') }}
-    where
-        dt <= '{{ var("last_dt") }}'
-        and (pin_id in (from arrived) or (pin_id is null and dt >= '{{ var("first_dt") }}'))
+    where dt between '{{ var("first_dt") }}' and '{{ var("last_dt") }}'
 ),
 
 judged as (
@@ -36,22 +28,11 @@ judged as (
             when norm is null then 'embedding holds a null'
             when not isfinite(norm) then 'embedding holds NaN or infinity'
             when norm = 0 then 'embedding is all zero'
-        end as fault
+        end as reason
     from measured
-),
-
-ranked as (
-    select
-        *,
-        row_number() over (partition by pin_id, fault is null order by dt, arrival) as nth
-    from judged
 )
 
 select
-    * exclude (fault, arrival, nth),
-    case
-        when fault is not null then fault
-        when nth > 1 then 'the pin is known already, and its embedding is fixed'
-    end as reason
-from ranked
-where dt >= '{{ var("first_dt") }}'
+    * exclude (arrival),
+    row_number() over (partition by pin_id, reason is null order by dt, arrival) as nth
+from judged

@@ -1,3 +1,4 @@
+-- A pin's embedding is fixed: its first usable row wins, over all days up to its own.
 select
     dt,
     pin_id,
@@ -14,4 +15,7 @@ select
     height,
     text_fraction
 from {{ ref('checked_pins') }}
-where reason is null
+where
+    reason is null
+    and nth = 1
+    and pin_id not in (select pin_id from {{ this }} where dt < '{{ var("first_dt") }}')

@@ -21,7 +21,7 @@ union all
 select
     dt,
     'pins' as source,
-    reason,
+    coalesce(reason, 'the pin is known already, and its embedding is fixed') as reason,
     json_object(
         'pin_id', pin_id,
         'created_at', created_at,
@@ -36,4 +36,7 @@ select
         'file', file
     ) as row
 from {{ ref('checked_pins') }}
-where reason is not null
+where
+    reason is not null
+    or nth > 1
+    or pin_id in (select pin_id from {{ ref('pins') }} where dt < '{{ var("first_dt") }}')

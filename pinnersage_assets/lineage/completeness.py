@@ -55,16 +55,17 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
             FROM ({offsets})
         ),
         missing AS (
-            SELECT n.* FROM needed AS n LEFT JOIN operations.partitions AS p
-                ON p.table_name = n.table_name AND p.dt = n.day AND p.status = 'passed'
-            WHERE p.dt IS NULL AND NOT (n.table_name = '{own}' AND n.day BETWEEN $first AND $last)
+            SELECT n.*, p.status FROM needed AS n LEFT JOIN operations.partitions AS p
+                ON p.table_name = n.table_name AND p.dt = n.day
+            WHERE p.status IS DISTINCT FROM 'passed' AND NOT (n.table_name = '{own}' AND n.day BETWEEN $first AND $last)
         ),
         written AS (SELECT unnest(generate_series($first, $last, INTERVAL 1 DAY))::DATE AS dt)
-        SELECT w.dt, m.table_name AS missing, count(*) AS days, min(m.day) AS first, max(m.day) AS last
+        SELECT w.dt, m.table_name AS missing, count(*) AS days, min(m.day) AS first, max(m.day) AS last,
+            count(*) FILTER (m.status = 'expired') AS expired
         FROM missing AS m JOIN written AS w ON m.day BETWEEN w.dt + m.from_offset AND w.dt + m.to_offset
         GROUP BY w.dt, m.table_name
         """,
-        advice="Close the gap with `make backfill FROM={day} TO={day}`.",
+        advice="Close the gap with `make backfill FROM={day} TO={day}`, which makes what has expired again too.",
         reads=tuple(inputs),
         parameters=parameters,
     )

@@ -315,7 +315,7 @@ def _opened_shards(
         shard = _Shard(day, row["shard"], len(rows), *own, pins, HnswParameters.of(row))
         try:
             if row["path"] is None:
-                raise IndexFileError(f"the index file of {day} was deleted, being older than index.retention_days")
+                raise IndexFileError(f"the index file of {day} was deleted, being older than retention.index_days")
             if row["fingerprint"] != shard.fingerprint:
                 raise IndexFileError(f"corpus.pins of {day} is not what the index file was made of any more")
             path = warehouse.data_folder / row["path"]
@@ -348,31 +348,32 @@ def measure_recall(index: CorpusIndex, queries: NDArray[np.float32], depths: NDA
     return total / len(queries)
 
 
-def forget_old_files(connection: duckdb.DuckDBPyConnection, retention_days: int) -> None:
-    """Take the files of old days out of their rows, so that nothing that is published next names them.
+def forget_old_files(connection: duckdb.DuckDBPyConnection, before: datetime.date) -> int:
+    """Take the files of days before one out of their rows, so that nothing that is published next names them.
 
-    Args:
-        connection: may write.
-        retention_days: how many days before the latest keep their files.
+    Returns:
+        The rows that named one.
     """
-    connection.execute(
-        """
-        UPDATE retrieval.hnsw_index SET path = NULL, sha256 = NULL, bytes = NULL
-        WHERE path IS NOT NULL AND dt < (SELECT max(dt) FROM retrieval.hnsw_index) - $days::INTEGER
-        """,
-        {"days": retention_days},
-    ).fetchall()
+    query = """
+        UPDATE retrieval.hnsw_index SET path = NULL, sha256 = NULL, bytes = NULL WHERE path IS NOT NULL AND dt < ?
+    """
+    return connection.execute(query, [before]).fetchall()[0][0]
 
 
-def delete_unnamed_files(warehouse: Warehouse) -> list[Path]:
-    """Delete the index files that no row names, published or not: of old days, and of runs that were killed."""
+def delete_unnamed_files(warehouse: Warehouse, settings: Settings) -> dict[Path, int]:
+    """Delete the index files that no row names, published or not: of old days, and of runs that were killed.
+
+    Returns:
+        Their sizes in bytes.
+    """
     kept = named(warehouse, "retrieval.hnsw_index", "path")
-    deleted = []
+    deleted = {}
     for file in (warehouse.data_folder / "index").glob("dt=*/*"):
+        status = file.stat()
         unnamed = str(file.relative_to(warehouse.data_folder)) not in kept
-        if unnamed and file.stat().st_mtime < time.time() - UNNAMED_FOR_SECONDS:
+        if unnamed and status.st_mtime < time.time() - UNNAMED_FOR_SECONDS:
             file.unlink(missing_ok=True)
-            deleted.append(file)
+            deleted[file] = status.st_size
     return deleted
 
 

@@ -1,5 +1,6 @@
 """``raw.*``: what came in on a day, as it came. Whatever is wrong with a row is found in staging."""
 
+import datetime
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +33,13 @@ def refuse_other_source(warehouse: Warehouse, source: Source) -> None:
         )
 
 
+def _rows_before_expiry(warehouse: Warehouse, table: str) -> dict[datetime.date, int]:
+    if not Path(warehouse.database).exists():
+        return {}
+    query = "SELECT dt, rows FROM operations.partitions WHERE table_name = $table AND status = 'expired'"
+    return dict(warehouse.read(query, {"table": table}).iter_rows())
+
+
 def _raw_asset(table: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=["raw", table],
@@ -47,10 +55,17 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
         days = partition_days(context)
         rows_of_day = getattr(source.open(settings), table)
         report = log_progress(context.log, "days")
+        had = _rows_before_expiry(warehouse, f"raw.{table}")
 
         def frames():
             for done, day in enumerate(days, start=1):
-                yield rows_of_day(day).with_columns(dt=pl.lit(day))
+                rows = rows_of_day(day).with_columns(dt=pl.lit(day))
+                if rows.is_empty() and had.get(day):
+                    raise dg.Failure(
+                        f"raw.{table} of {day} had {had[day]:,} rows when it expired, and its source has none any "
+                        "more. Put its files back to make the day again; staging still has it as it was."
+                    )
+                yield rows
                 report(done, len(days))
 
         return ParquetFiles.spool(warehouse, frames())

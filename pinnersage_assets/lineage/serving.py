@@ -107,8 +107,9 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
             "users_sha256": [content.sha256],
             "pins": [pins],
             "pins_sha256": [sha256],
-            # Not where the store is: its address may hold a password. Nor where work was done: answers do not show it.
-            "settings": [settings.model_dump_json(exclude={"serving", "engine"})],
+            # Not where the store is: its address may hold a password. Nor what answers do not show: where work was
+            # done, and how long results are kept.
+            "settings": [settings.model_dump_json(exclude={"serving", "engine", "retention"})],
         }
     )
 
@@ -171,32 +172,31 @@ def _stored_users(medoids: pl.DataFrame, seen: pl.DataFrame) -> Iterator[tuple[i
         yield user, StoredUser(clusters, pins[first_seen:last_seen])
 
 
-def forget_old_snapshots(connection: duckdb.DuckDBPyConnection, retention_days: int) -> None:
-    """Take the versions of old days out of their rows, so that nothing that is published next names them.
+def forget_old_snapshots(connection: duckdb.DuckDBPyConnection, before: datetime.date) -> int:
+    """Take the versions of days before one out of their rows, so that nothing that is published next names them.
 
-    Args:
-        connection: may write.
-        retention_days: how many days before the latest keep theirs.
+    Returns:
+        The rows that named one.
     """
-    connection.execute(
-        """
-        UPDATE serving.snapshot SET version = NULL
-        WHERE version IS NOT NULL AND dt < (SELECT max(dt) FROM serving.snapshot) - $days::INTEGER
-        """,
-        {"days": retention_days},
-    ).fetchall()
+    query = "UPDATE serving.snapshot SET version = NULL WHERE version IS NOT NULL AND dt < ?"
+    return connection.execute(query, [before]).fetchall()[0][0]
 
 
-def delete_unnamed_snapshots(warehouse: Warehouse, settings: Settings) -> list[str]:
-    """Delete the snapshots that no row names, published or not: of old days, and of runs that were killed."""
+def delete_unnamed_snapshots(warehouse: Warehouse, settings: Settings) -> dict[str, int]:
+    """Delete the snapshots that no row names, published or not: of old days, and of runs that were killed.
+
+    Returns:
+        The sizes of their files in bytes; without users, who are in the store.
+    """
     folders = {path.name: path for path in (warehouse.data_folder / PINS_FOLDER).glob("*")}
     # One that no row names may be about to get its row.
     recent = {name for name, path in folders.items() if path.stat().st_mtime > time.time() - UNNAMED_FOR_SECONDS}
     keep = named(warehouse, "serving.snapshot", "version") | recent
     with _store(warehouse, settings) as store:
         store.drop_snapshots(keep)
-    dropped = sorted(folders.keys() - keep)
-    for name in dropped:
+    dropped = {}
+    for name in sorted(folders.keys() - keep):
+        dropped[name] = sum(file.stat().st_size for file in folders[name].iterdir())
         shutil.rmtree(folders[name])
     return dropped
 

@@ -13,6 +13,8 @@ import duckdb
 LEDGER = "operations.partitions"
 
 UNCHECKED, PASSED, FAILED = "unchecked", "passed", "failed"
+# It had passed; its rows are gone, and ``rows`` says how many there were.
+EXPIRED = "expired"
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,42 @@ def record_status(
         connection: may write.
         table: the table.
         checked: the days that were checked, and when the rows that were looked at had been written. A partition that
-            was written again since then keeps its status: those rows were not looked at.
+            was written again since then, or whose rows are gone, keeps its status: no rows were looked at.
         failed: the days of which a blocking check failed.
     """
     bad = set(failed)
     if not checked:
         return
     connection.executemany(
-        f"UPDATE {LEDGER} SET status = ? WHERE table_name = ? AND dt = ? AND written_at = ?",
-        [(FAILED if day in bad else PASSED, table, day, written) for day, written in checked.items()],
+        f"UPDATE {LEDGER} SET status = ? WHERE table_name = ? AND dt = ? AND written_at = ? AND status <> ?",
+        [(FAILED if day in bad else PASSED, table, day, written, EXPIRED) for day, written in checked.items()],
     )
 
 
-def written_days(connection: duckdb.DuckDBPyConnection, table: str) -> set[datetime.date]:
-    """Days of the partitions that the table holds and whose blocking checks have passed."""
+def record_expiry(connection: duckdb.DuckDBPyConnection, table: str, before: datetime.date) -> dict[datetime.date, int]:
+    """Enter that the good partitions before a day lose their rows, which this transaction deletes.
+
+    Partitions that failed their checks, or were not checked, stay: somebody must look at them.
+
+    Returns:
+        The rows of each.
+    """
+    query = f"UPDATE {LEDGER} SET status = ? WHERE table_name = ? AND status = ? AND dt < ? RETURNING dt, rows"
+    return dict(connection.execute(query, [EXPIRED, table, PASSED, before]).fetchall())
+
+
+def days_by_table(connection: duckdb.DuckDBPyConnection, status: str) -> dict[str, set[datetime.date]]:
+    """Days of the partitions that have a status, by table."""
     if not has_ledger(connection):
-        return set()
-    query = f"SELECT dt FROM {LEDGER} WHERE table_name = ? AND status = ?"
-    return {day for (day,) in connection.execute(query, [table, PASSED]).fetchall()}
+        return {}
+    query = f"SELECT table_name, list(dt) FROM {LEDGER} WHERE status = ? GROUP BY table_name"
+    return {table: set(days) for table, days in connection.execute(query, [status]).fetchall()}
 
 
 def unpublishable(connection: duckdb.DuckDBPyConnection, except_table: str) -> list[Partition]:
     """Partitions whose blocking checks have failed or have not run, all tables but one."""
-    query = f"SELECT table_name, dt, status FROM {LEDGER} WHERE status <> ? AND table_name <> ? ORDER BY ALL"
-    return [Partition(*row) for row in connection.execute(query, [PASSED, except_table]).fetchall()]
+    query = f"SELECT table_name, dt, status FROM {LEDGER} WHERE status IN (?, ?) AND table_name <> ? ORDER BY ALL"
+    return [Partition(*row) for row in connection.execute(query, [FAILED, UNCHECKED, except_table]).fetchall()]
 
 
 def has_ledger(connection: duckdb.DuckDBPyConnection) -> bool:

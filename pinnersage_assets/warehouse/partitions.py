@@ -20,7 +20,7 @@ import polars as pl
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.dimensions import UNKNOWN, embedding_dimensions
 from pinnersage_assets.warehouse.figures import partition_metadata
-from pinnersage_assets.warehouse.ledger import record_partitions
+from pinnersage_assets.warehouse.ledger import EXPIRED, LEDGER, days_by_table, record_expiry, record_partitions
 from pinnersage_assets.warehouse.tables import Table, all_tables
 
 # A run that is killed leaves its scratch folder behind; no run leaves one untouched for this long and still needs it.
@@ -110,8 +110,7 @@ def replace_partitions(
     Raises:
         ValueError: columns are missing or unknown, or rows belong to other days. Nothing was written then.
     """
-    connection.execute("BEGIN")
-    try:
+    with _transaction(connection):
         _create_tables(connection, table)
         source = _source_query(connection, table, days, rows)
         bounds = [days[0], days[-1]]
@@ -123,13 +122,35 @@ def replace_partitions(
             ).fetchall()
         )
         record_partitions(connection, table.key, counts, run_id, code_version)
+    return counts
+
+
+def expire_partitions(
+    connection: duckdb.DuckDBPyConnection, table: str, before: datetime.date
+) -> dict[datetime.date, int]:
+    """Delete the rows of the good partitions before a day; the ledger says so, in the same transaction.
+
+    Returns:
+        How many rows each had.
+    """
+    with _transaction(connection):
+        expired = record_expiry(connection, table, before)
+        if expired:
+            connection.execute(f"DELETE FROM {table} WHERE dt < ? AND list_contains(?, dt)", [before, list(expired)])
+    return expired
+
+
+@contextlib.contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
         connection.execute("COMMIT")
     except BaseException:
         # After a failed COMMIT there is nothing left to roll back; the first error is the one to tell.
         with contextlib.suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
-    return counts
 
 
 def _create_tables(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
@@ -196,6 +217,32 @@ def _source_query(
     return query
 
 
+def refuse_expired_inputs(
+    connection: duckdb.DuckDBPyConnection, spec: dg.AssetSpec, days: Sequence[datetime.date]
+) -> None:
+    """Rows that were made from partitions whose own rows are gone must not replace good ones.
+
+    Raises:
+        dg.Failure: a partition that the asset reads for these days has expired.
+    """
+    if spec.key.path[0] == LEDGER.partition(".")[0]:
+        # What is written about the warehouse comes after all tables, and reads no rows of theirs.
+        return
+    expired, lost = days_by_table(connection, EXPIRED), []
+    for dep in spec.deps:
+        start, end = (getattr(dep.partition_mapping, name, 0) for name in ("start_offset", "end_offset"))
+        first, last = days[0] + datetime.timedelta(days=start), days[-1] + datetime.timedelta(days=end)
+        table = ".".join(dep.asset_key.path)
+        if gone := sorted(day for day in expired.get(table, ()) if first <= day <= last):
+            lost.append(f"{table} of {gone[0]}" + (f" to {gone[-1]}" if len(gone) > 1 else ""))
+    if lost:
+        raise dg.Failure(
+            f"{'.'.join(spec.key.path)} stays as it is: what it is made from has expired ({', '.join(lost)}). Make "
+            f"both again with `make backfill FROM={days[0]} TO={days[-1]} AGAIN=1`.",
+            allow_retries=False,
+        )
+
+
 class PartitionIOManager(dg.ConfigurableIOManager):
     """Writes what an asset returns into its table, and reads partitions of a table as a Polars frame."""
 
@@ -209,6 +256,7 @@ class PartitionIOManager(dg.ConfigurableIOManager):
         days = [datetime.date.fromisoformat(key) for key in context.asset_partition_keys]
         try:
             with self.warehouse.get_connection() as connection:
+                refuse_expired_inputs(connection, context.asset_spec, days)
                 replace_partitions(
                     connection,
                     table,

@@ -7,7 +7,6 @@ who has the old file open keeps it until closing.
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +40,12 @@ class Publication:
     seconds: float
 
 
-def publish(
-    warehouse: Warehouse,
-    ledger_of: str,
-    before_copying: Callable[[duckdb.DuckDBPyConnection], object] = lambda connection: None,
-) -> Publication:
+def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
     """Replace the published copy by the warehouse as it is now.
 
     Args:
         warehouse: the file that runs write, and the place of the copy.
         ledger_of: the table that the caller writes itself, whose checks therefore cannot have run yet.
-        before_copying: may still change the warehouse, once it is clear that it can be published.
 
     Raises:
         FileNotFoundError: nothing has been written yet.
@@ -76,7 +70,6 @@ def publish(
                 f"them again, with `make backfill FROM={bad[0].day} TO={bad[0].day}` if a gap was the cause. {target} "
                 "is as it was."
             )
-        before_copying(connection)
         tables = connection.execute(_TABLES).fetchall()[0][0]
         connection.execute("FORCE CHECKPOINT")
         try:
@@ -100,5 +93,8 @@ def publish(
 def named(warehouse: Warehouse, table: str, column: str) -> set[str]:
     """What rows name, in the warehouse or in the published copy: files that somebody may still open."""
     query = f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL"
-    with duckdb.connect(warehouse.published, read_only=True) as published:
-        return {name for (name,) in published.execute(query).fetchall()} | set(warehouse.read(query)[column])
+    names = set(warehouse.read(query)[column])
+    if Path(warehouse.published).exists():
+        with duckdb.connect(warehouse.published, read_only=True) as published:
+            names |= {name for (name,) in published.execute(query).fetchall()}
+    return names

@@ -1,9 +1,9 @@
 """SQL models: one file a table, in the part of dbt's language that a reader of SQL can guess.
 
-A model is a SELECT with ``{{ ref('model') }}``, ``{{ source('schema', 'table') }}`` and ``{{ var('name') }}``, nothing
-else. It gives the rows of the days from ``var('first_dt')`` to ``var('last_dt')``. Whatever can be wrong with a model
-is found when the models load, and the error names the file. What belongs elsewhere: the assets made of models
-(`sql_assets`), what a table is (`tables`).
+A model is a SELECT with ``{{ ref('model') }}``, ``{{ source('schema', 'table') }}``, ``{{ var('name') }}`` and
+``{{ this }}``, its own table, of earlier days; nothing else. It gives the rows of the days from ``var('first_dt')`` to
+``var('last_dt')``. Whatever can be wrong with a model is found when the models load, and the error names the file. What
+belongs elsewhere: the assets made of models (`sql_assets`), what a table is (`tables`).
 """
 
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from pinnersage_assets.warehouse.tables import (
@@ -28,7 +28,7 @@ from pinnersage_assets.warehouse.tables import (
 )
 
 _JINJA = SandboxedEnvironment(undefined=StrictUndefined)
-# Neither dict() nor range(): a model says ref(), source() and var(), and nothing else.
+# Neither dict() nor range(): a model says ref(), source(), this and var(), and nothing else.
 _JINJA.globals.clear()
 
 
@@ -115,13 +115,18 @@ class _Folder:
             # Values come with each run.
             return "{{ var('" + variable + "') }}"
 
+        known = {"ref": ref, "source": source, "var": var}
         try:
-            text = _JINJA.from_string(path.read_text(encoding="utf-8").strip()).render(ref=ref, source=source, var=var)
+            written = path.read_text(encoding="utf-8").strip()
+            if not table.ephemeral and "this" in meta.find_undeclared_variables(_JINJA.parse(written)):
+                known["this"] = table.key
+                reads.add(table.key)
+            text = _JINJA.from_string(written).render(known)
         except SqlModelError:
             raise
         except Exception as error:
             # A template can fail in any way that an expression can.
-            raise SqlModelError(f"{path}: {error}. Models may use ref(), source() and var() only") from error
+            raise SqlModelError(f"{path}: {error}. Models may use ref(), source(), this and var() only") from error
         if unread := set(table.meta.get("reads", {})) - reads:
             raise SqlModelError(
                 f"{path} does not read {', '.join(sorted(unread))}, which its schema.yml names under `meta: reads`"

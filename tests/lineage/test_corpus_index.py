@@ -432,11 +432,20 @@ def published(world, query):
 
 
 def publish(world):
-    """The publication; whatever it did, all files are there that a reader of the published copy finds named."""
-    result = world.run("daily", LAST, only=["operations.publications"])
-    paths = published(world, f"SELECT path FROM {ROW} WHERE path IS NOT NULL")
-    assert {path for path in paths if not (world.data / path).is_file()} == set()
-    return failures(result)
+    """The end of a day: clean-up and publication. Whatever they do, all files are there that the copy names."""
+    failed = {}
+    for table in ("operations.clean_up", "operations.publications"):
+        failed |= failures(world.run("daily", LAST, only=[table]))
+        paths = published(world, f"SELECT path FROM {ROW} WHERE path IS NOT NULL")
+        assert {path for path in paths if not (world.data / path).is_file()} == set()
+    return failed
+
+
+def cleaned(world):
+    """What the last clean-up says of the index."""
+    query = f"SELECT partitions, files, bytes FROM operations.clean_up WHERE dt = $day AND table_name = '{ROW}'"
+    [found] = world.read(query, day=LAST).to_dicts()
+    return found
 
 
 def age(*files, days=3):
@@ -446,16 +455,22 @@ def age(*files, days=3):
 
 @pytest.fixture
 def retaining(indexed, tmp_path):
-    """Keeps index files of one day before the latest; all files are old enough to be deleted."""
-    copy = indexed.copy(tmp_path / "data", settings_of({"retention_days": 1}))
+    """Keeps index files of one day before the latest; all are published, and old enough to be deleted."""
+    copy = indexed.copy(tmp_path / "data", settings_of(retention={"index_days": 1}))
+    assert failures(copy.run("daily", LAST, only=["operations.publications"])) == {}
     age(*(copy.data / name for name in index_files(copy)))
     return copy
 
 
-def test_after_publishing_the_files_of_old_days_are_gone(retaining):
+def test_the_files_of_old_days_go_once_no_published_row_names_them(retaining):
     paths = {day: row_of(retaining, day)["path"] for day in DAYS}
     before = row_of(retaining, DAYS[0])
     assert publish(retaining) == {}
+    assert index_files(retaining) == sorted(paths.values())
+    size = (retaining.data / paths[DAYS[0]]).stat().st_size
+    assert cleaned(retaining) == {"partitions": 1, "files": 0, "bytes": 0}
+    assert publish(retaining) == {}
+    assert cleaned(retaining) == {"partitions": 0, "files": 1, "bytes": size}
     assert index_files(retaining) == sorted([paths[YESTERDAY], paths[LAST]])
     assert set(published(retaining, f"SELECT path FROM {ROW}")) == {None, paths[YESTERDAY], paths[LAST]}
     # What else the row says stays.
@@ -467,7 +482,7 @@ def test_after_publishing_the_files_of_old_days_are_gone(retaining):
 def test_a_day_without_its_file_can_be_searched_still(retaining, indexed):
     assert publish(retaining) == {}
     _, [warning] = run(retaining, NEIGHBOURS, day=DAYS[0])
-    assert f"the index file of {DAYS[0]} was deleted, being older than index.retention_days" in warning
+    assert f"the index file of {DAYS[0]} was deleted, being older than retention.index_days" in warning
     assert recall_of_neighbours(retaining, DAYS[0])[0] > 0.97
     assert held(file_of(retaining)) == corpus(indexed)
     # Materialised again it has a file again, which grows from no later day's, and goes with the next publication.
@@ -475,7 +490,7 @@ def test_a_day_without_its_file_can_be_searched_still(retaining, indexed):
     file = file_of(retaining, DAYS[0])
     assert held(file) == corpus(retaining, DAYS[0])
     age(file)
-    assert publish(retaining) == {}
+    assert publish(retaining) == publish(retaining) == {}
     assert not file.exists()
 
 
@@ -529,6 +544,8 @@ def test_a_file_that_was_replaced_stays_as_long_as_the_published_copy_names_it(r
     assert replaced.exists()
     assert file_of(retaining) != replaced
     age(replaced)
+    assert publish(retaining) == {}
+    assert replaced.exists()
     assert publish(retaining) == {}
     assert not replaced.exists()
 

@@ -134,11 +134,13 @@ def test_only_snapshots_that_a_row_names_are_kept(world, tmp_path):
     folder = copy.data / PINS_FOLDER
     assert {first, second} <= {path.name for path in folder.iterdir()}
     # A young one may be about to get its row.
-    assert delete_unnamed_snapshots(copy.warehouse, copy.settings) == []
+    assert delete_unnamed_snapshots(copy.warehouse, copy.settings) == {}
     long_ago = time.time() - 48 * 3600
     for path in folder.iterdir():
         os.utime(path, (long_ago, long_ago))
-    assert delete_unnamed_snapshots(copy.warehouse, copy.settings) == [first]
+    size = sum(file.stat().st_size for file in (folder / first).iterdir())
+    assert delete_unnamed_snapshots(copy.warehouse, copy.settings) == {first: size}
+    assert size > 0
     with closing(open_store("lmdb", copy.data / "serving")) as store:
         assert set(store.versions()) == {second, row_of(copy, on(9))["version"]}
 
@@ -149,7 +151,7 @@ def test_old_days_let_go_of_theirs(world, tmp_path):
     copy.execute(
         "UPDATE operations.partitions SET dt = dt - 5 WHERE table_name = 'serving.snapshot' AND dt = $day", day=on(9)
     )
-    assert failures(copy.run("daily", LAST, only=["operations.publications"])) == {}
+    assert failures(copy.run("daily", LAST, only=["operations.clean_up", "operations.publications"])) == {}
     assert row_of(copy, on(4))["version"] is None
     with duckdb.connect(copy.data / "published" / "pinnersage.duckdb", read_only=True) as published:
         assert published.execute(f"SELECT version FROM {TABLE} WHERE dt = ?", [on(4)]).fetchall() == [(None,)]

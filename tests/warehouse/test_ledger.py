@@ -3,14 +3,16 @@ import datetime
 import pytest
 
 from pinnersage_assets.warehouse.ledger import (
+    EXPIRED,
     FAILED,
     PASSED,
     UNCHECKED,
+    days_by_table,
     has_ledger,
+    record_expiry,
     record_status,
     unpublishable,
     writing_times,
-    written_days,
 )
 
 DAYS = [datetime.date(2026, 3, day) for day in (1, 2, 3)]
@@ -62,18 +64,43 @@ def test_a_partition_has_one_row(write, ledger, rows):
     assert [(day, run) for day, _, run, _ in ledger(TABLE)] == [(day, "three") for day in DAYS]
 
 
-def test_written_days_are_those_that_passed(warehouse, write, rows):
+def test_the_days_of_each_status_are_told_apart(warehouse, write, rows):
     with warehouse.get_connection() as connection:
         assert not has_ledger(connection)
-        assert written_days(connection, TABLE) == set()
+        assert days_by_table(connection, PASSED) == {}
     for day, status in zip(DAYS, (PASSED, FAILED, None), strict=True):
         write(TABLE, day, rows([day]), status=status)
     with warehouse.get_reader() as connection:
         assert has_ledger(connection)
-        assert written_days(connection, TABLE) == {DAYS[0]}
-        assert written_days(connection, "raw.pins") == set()
+        assert days_by_table(connection, PASSED) == {TABLE: {DAYS[0]}}
+        assert days_by_table(connection, EXPIRED) == {}
         bad = [
             (partition.table, partition.day, partition.status) for partition in unpublishable(connection, "raw.pins")
         ]
         assert bad == [(TABLE, DAYS[1], FAILED), (TABLE, DAYS[2], UNCHECKED)]
         assert unpublishable(connection, except_table=TABLE) == []
+
+
+def test_what_was_good_and_old_expires_keeps_its_count_and_can_be_published(warehouse, write, ledger, rows):
+    for day, status in zip(DAYS, (PASSED, FAILED, None), strict=True):
+        write(TABLE, day, rows([day]), status=status)
+    with warehouse.get_connection() as connection:
+        assert record_expiry(connection, TABLE, DAYS[0]) == {}
+        assert record_expiry(connection, "raw.pins", DAYS[2]) == {}
+        assert record_expiry(connection, TABLE, DAYS[2] + datetime.timedelta(days=1)) == {DAYS[0]: 1}
+        assert record_expiry(connection, TABLE, DAYS[2]) == {}
+        assert days_by_table(connection, EXPIRED) == {TABLE: {DAYS[0]}}
+        assert [partition.day for partition in unpublishable(connection, "raw.pins")] == DAYS[1:]
+    assert [(day, count, status) for day, count, _, status in ledger(TABLE)] == list(
+        zip(DAYS, (1, 1, 1), (EXPIRED, FAILED, UNCHECKED), strict=True)
+    )
+
+
+def test_checks_that_find_nothing_wrong_with_no_rows_do_not_make_them_good(warehouse, write, ledger, rows):
+    write(TABLE, DAYS, rows(DAYS))
+    with warehouse.get_connection() as connection:
+        record_expiry(connection, TABLE, DAYS[1])
+        record_status(connection, TABLE, writing_times(connection, TABLE, DAYS), [DAYS[2]])
+    assert statuses(ledger) == dict(zip(DAYS, (EXPIRED, PASSED, FAILED), strict=True))
+    write(TABLE, DAYS[:1], rows(DAYS[:1]))
+    assert statuses(ledger)[DAYS[0]] == PASSED

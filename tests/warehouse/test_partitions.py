@@ -12,7 +12,13 @@ import pytest
 
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.dimensions import UNKNOWN, embedding_dimensions
-from pinnersage_assets.warehouse.partitions import ParquetFiles, PartitionIOManager, replace_partitions
+from pinnersage_assets.warehouse.partitions import (
+    ParquetFiles,
+    PartitionIOManager,
+    expire_partitions,
+    refuse_expired_inputs,
+    replace_partitions,
+)
 from pinnersage_assets.warehouse.tables import Column, Table, all_tables
 
 DAY = datetime.date(2026, 3, 1)
@@ -375,3 +381,80 @@ def test_an_input_is_the_partitions_that_its_mapping_names(warehouse, write, imp
     run(warehouse, [staging, upstream], day, selection=[staging])
     assert sorted(given[0]["pin_id"].to_list()) == read
     assert set(given[0].columns) == {"dt", "user_id", "pin_id", "ts", "file"}
+
+
+# --- Rows that are given up
+
+
+def expire(warehouse, before, table=IMPRESSIONS):
+    with warehouse.get_connection() as connection:
+        return expire_partitions(connection, table, before)
+
+
+def test_old_rows_go_and_the_ledger_tells_them_from_none(warehouse, write, ledger, impressions):
+    write(IMPRESSIONS, DAYS[0], impressions())
+    for day in DAYS[1:]:
+        write(IMPRESSIONS, day, impressions(1, 2), status="failed" if day == DAYS[2] else "passed")
+    assert expire(warehouse, DAYS[4]) == {DAYS[0]: 0, DAYS[1]: 2, DAYS[3]: 2}
+    assert pins_by_day(warehouse) == {DAYS[2]: [1, 2], DAYS[4]: [1, 2]}
+    assert [row[3] for row in ledger(IMPRESSIONS)] == ["expired", "expired", "failed", "expired", "passed"]
+    assert expire(warehouse, DAYS[4]) == {}
+    write(IMPRESSIONS, DAYS[1], impressions(3))
+    assert pins_by_day(warehouse)[DAYS[1]] == [3]
+    assert ledger(IMPRESSIONS)[1][3] == "passed"
+
+
+def test_rows_that_cannot_be_deleted_are_not_said_to_be_gone(warehouse, write, ledger, impressions):
+    write(IMPRESSIONS, DAYS, impressions(1, dt=DAYS[0]))
+    with warehouse.get_connection() as connection:
+        connection.execute("ALTER TABLE raw.impressions RENAME TO elsewhere")
+    with pytest.raises(duckdb.CatalogException):
+        expire(warehouse, DAYS[2])
+    assert {row[3] for row in ledger(IMPRESSIONS)} == {"passed"}
+
+
+@pytest.mark.parametrize("rows", [5_000, 130_000], ids=["less than a row group", "more than one"])
+def test_a_file_that_gives_up_as_much_as_it_gets_stops_growing(warehouse, write, impressions, rows):
+    sizes, days = [], [DAY + datetime.timedelta(offset) for offset in range(14)]
+    random = np.random.default_rng(0)
+    for day in days:
+        write(IMPRESSIONS, day, impressions(*random.integers(0, 2**62, rows)))
+        expire(warehouse, day - datetime.timedelta(days=2))
+        sizes.append(Path(warehouse.database).stat().st_size)
+    assert len(pins_by_day(warehouse)) == 3
+    # Row groups of which a part is gone are not given back at once.
+    assert max(sizes[6:]) <= 2.5 * sizes[2]
+    assert max(sizes[10:]) <= 1.1 * max(sizes[6:10])
+
+
+def spec_that_reads(*offsets, table=IMPRESSIONS):
+    mapping = dg.TimeWindowPartitionMapping(start_offset=offsets[0], end_offset=offsets[1])
+    return dg.AssetSpec(["users", "clusters"], deps=[dg.AssetDep(table.split("."), partition_mapping=mapping)])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "days", "lost"),
+    [
+        ((0, 0), DAYS[1:2], f"{DAYS[1]}"),
+        ((0, 0), DAYS[2:3], None),
+        ((-1, -1), DAYS[2:3], f"{DAYS[1]}"),
+        ((-1, -1), DAYS[3:4], None),
+        ((-4, 0), DAYS[4:5], f"{DAYS[0]} to {DAYS[1]}"),
+        ((0, 0), DAYS[1:4], f"{DAYS[1]}"),
+        ((-36_500, -1), DAYS[:1], None),
+    ],
+)
+def test_what_is_made_from_rows_that_are_gone_is_refused(warehouse, write, impressions, offsets, days, lost):
+    write(IMPRESSIONS, DAYS, impressions(1, dt=DAYS[0]))
+    expire(warehouse, DAYS[2])
+    with warehouse.get_reader() as connection:
+        refuse_expired_inputs(connection, spec_that_reads(*offsets, table="raw.pins"), days)
+        if lost is None:
+            refuse_expired_inputs(connection, spec_that_reads(*offsets), days)
+        else:
+            with pytest.raises(dg.Failure) as refused:
+                refuse_expired_inputs(connection, spec_that_reads(*offsets), days)
+            assert f"users.clusters stays as it is: what it is made from has expired ({IMPRESSIONS} of {lost})" in str(
+                refused.value.description
+            )
+            assert f"make backfill FROM={days[0]} TO={days[-1]} AGAIN=1" in refused.value.description

@@ -61,13 +61,15 @@ class Staged:
     def __init__(self, actions=(), impressions=(), pins=(), runs=(DAYS,)) -> None:
         self.connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
         self.connection.execute("SET TimeZone = 'UTC'")
-        raw = {"raw.actions": actions, "raw.impressions": impressions, "raw.pins": pins}
-        raw = {table: raw_rows(table, list(rows)) for table, rows in raw.items()}
         for days in runs:
-            for table, rows in raw.items():
-                self._replace(table, days, rows.filter(pl.col("dt").is_in(list(days))))
-            for table in STAGING:
-                self._replace(table, days, self._computed(table, days))
+            self.run(days, actions, impressions, pins)
+
+    def run(self, days: list[Day], actions=(), impressions=(), pins=()) -> None:
+        """What a run does with those of the rows that are of its days."""
+        for table, rows in {"raw.actions": actions, "raw.impressions": impressions, "raw.pins": pins}.items():
+            self._replace(table, days, raw_rows(table, list(rows)).filter(pl.col("dt").is_in(list(days))))
+        for table in STAGING:
+            self._replace(table, days, self._computed(table, days))
 
     def _computed(self, table: str, days: list[Day]) -> pl.DataFrame:
         dimensions = embedding_dimensions(self.connection)
@@ -202,6 +204,17 @@ def test_the_first_usable_row_of_a_pin_wins(runs):
         (DAYS[1], 3, (1.0, 0.0)),
     ]
     assert staged.reasons("pins") == ["embedding holds NaN or infinity", "embedding is null", KNOWN, KNOWN, KNOWN]
+
+
+def test_a_pin_is_known_whether_or_not_its_raw_rows_are_there_still():
+    staged = Staged(pins=[pin(embedding=[0.0, 1.0])], runs=[DAYS[:1]])
+    staged.connection.execute("DELETE FROM raw.pins")
+    staged.run(DAYS[1:], pins=[pin(DAYS[1], embedding=[1.0, 0.0]), pin(DAYS[2], pin_id=3)])
+    assert staged.accepted("pins", "dt, pin_id, embedding") == [
+        (DAYS[0], 2, (0.0, 1.0)),
+        (DAYS[2], 3, pytest.approx((0.6, 0.8))),
+    ]
+    assert staged.reasons("pins") == [KNOWN]
 
 
 def test_of_two_usable_rows_of_a_day_the_first_in_order_of_arrival_wins():
@@ -343,7 +356,11 @@ def test_the_assets_of_the_models_write_what_the_models_say(tmp_path):
         sql_asset(
             models[table],
             daily,
-            {"same_day": same_day, "history": same_day},
+            {
+                "same_day": same_day,
+                "history": same_day,
+                "earlier": dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1),
+            },
             dg.BackfillPolicy.single_run(),
             lambda context: [Day.fromisoformat(key) for key in context.partition_keys],
         )
