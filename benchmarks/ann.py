@@ -4,8 +4,8 @@ Run with ``python benchmarks/ann.py`` (extra ``bench``). Each engine builds an i
 process of its own, with the same M and efConstruction, and is asked for the 100 nearest pins of 2,000 others. The table
 gives the first efSearch at which recall@100 reaches 0.975, with its recall, and the speed at 0.975, between that one
 and the last below; "x" is how often hnswlib's speed or memory. Memory is what building adds to the process. Ours
-re-ranks by exact cosines, for which it reads the vectors themselves (1,024 bytes a pin, counted apart); the row "index
-alone" leaves that out, and its set of pins is the same.
+ranks some more than it returns by exact cosines, for which it reads the vectors themselves (1,024 bytes a pin, counted
+apart); the row "index alone" leaves that out, and goes by the cosines of the rounded vectors.
 
 Then: a day on which 1 % of the pins leave and 1 % are new, from file to file, against a new build; and the size of the
 corpus up to which exact search is cheaper, which is the default of ``index.exact_up_to``.

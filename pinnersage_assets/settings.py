@@ -132,8 +132,8 @@ class IndexSettings(Section):
     )
     connectivity: int = Field(16, ge=2, description="HNSW's M: edges of a node on the upper layers.")
     expansion_add: int = Field(200, ge=1, description="HNSW's efConstruction.")
-    expansion_search: int = Field(200, ge=1, description="HNSW's ef; raised to the neighbours asked for if smaller.")
-    dtype: str = Field("bf16", pattern="^(f32|f16|bf16|i8)$", description="How the index stores vectors.")
+    expansion_search: int = Field(200, ge=1, description="HNSW's ef; raised to the neighbours ranked if smaller.")
+    dtype: str = Field("i8", pattern="^(f32|f16|bf16|i8)$", description="How the index stores vectors.")
     recall_sample: int = Field(500, ge=1, description="Medoids whose neighbours' recall is measured on every build.")
     recall_floor: float = Field(
         0.95,

@@ -3,8 +3,8 @@
 All kernels here read users from a file of `JudgedUsers.save`. What they share stands in their parameters:
 
 ``index``: what `open_index` takes, of the corpus that models know; ``searches_exactly``: whether all rows but one are
-judged without it; ``popularity``: a ``.npy`` file, (m,) actions of everybody on each corpus pin; ``alpha``; ``seed`` and
-``day``, by which what is random is keyed; ``budget`` and ``relevance_cosine``, as of `RetrievalTask`; ``variants``:
+judged without it; ``popularity``: a ``.npy`` file, (m,) actions of everybody on each corpus pin; ``alpha``; ``seed``
+and ``day``, by which what is random is keyed; ``budget`` and ``relevance_cosine``, as of `RetrievalTask`; ``variants``:
 fields of a `Variant` by name; ``seeds``.
 """
 

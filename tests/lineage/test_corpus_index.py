@@ -121,10 +121,10 @@ def test_the_setting_is_the_largest_corpus_that_is_searched_exactly(indexed, tmp
 def test_the_row_of_an_index_describes_its_file(indexed, day):
     row, file = row_of(indexed, day), file_of(indexed, day)
     index = Index.restore(str(file), view=False)
-    assert (row["method"], row["metric"], row["dtype"]) == ("hnsw", "cos", "bf16")
+    assert (row["method"], row["metric"], row["dtype"]) == ("hnsw", "cos", "i8")
     parameters = ("connectivity", "expansion_add", "expansion_search")
     assert [row[name] for name in parameters] == [getattr(indexed.settings.index, name) for name in parameters]
-    assert (index.metric_kind.name, index.dtype.name, index.connectivity) == ("Cos", "BF16", 16)
+    assert (index.metric_kind.name, index.dtype.name, index.connectivity) == ("Cos", "I8", 16)
     assert row["dimensions"] == index.ndim == 64
     assert row["bytes"] == file.stat().st_size
     assert row["sha256"] == checksum(file)
