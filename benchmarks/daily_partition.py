@@ -3,12 +3,15 @@
 Run with ``python benchmarks/daily_partition.py``: 10,000, 30,000 and 100,000 simulated users with some 90 actions each
 in 90 days, and ten pins of 256 dimensions for each of them. The history is materialised first: raw data, staging and
 near-duplicates of all days, users and retrieval of the day before. Then the day, by the daily job, in a process of its
-own; and the next day, which has that day to reuse. Memory is the most that was resident while a stage ran, mapped files
-included. At the first size a plain script does users and retrieval of the day too (`daily_peer`, extra ``bench``).
+own, with work on many users in two workers; and the next day, which has that day to reuse. Memory is the most that was
+resident while a stage ran, in all processes together: mapped files included, and what processes share counted once.
+At the first size a plain script does users and retrieval of the day too (`daily_peer`, extra ``bench``).
 """
 
+import contextlib
 import datetime
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -20,6 +23,7 @@ import numpy as np
 
 SIZES = (10_000, 30_000, 100_000)
 PINS_A_USER = 10
+WORKERS = 2
 START = datetime.date(2026, 1, 1)
 DAY = START + datetime.timedelta(days=90)
 NEXT = DAY + datetime.timedelta(days=1)
@@ -109,7 +113,8 @@ def _world(folder: Path, users: int):
             "new_pins_per_day": pins // 1_000,
             "topics": max(1, pins // 50),
             "impressions_per_action": 2,
-        }
+        },
+        engine={"kind": "processes", "workers": WORKERS},
     )
     parts = {name: getattr(defs, name) for name in ("assets", "asset_checks", "jobs", "executor")}
     resources = build_resources(Environment(folder, "simulated", START), settings)
@@ -170,7 +175,7 @@ def _execute(definitions, instance, run):
 
 
 class _Memory:
-    """What is resident, every few milliseconds."""
+    """What is resident in this process and its children, a few times a second."""
 
     def __enter__(self) -> "_Memory":
         self._samples: list[tuple[float, float]] = []
@@ -184,13 +189,30 @@ class _Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self._samples.append((time.time(), pages * 4096 / 2**20))
+        while not self._ended.wait(0.2):
+            own = sum(_proportional_share(process) for process in [os.getpid(), *_children(os.getpid())])
+            self._samples.append((time.time(), own / 2**20))
 
     def most(self, first: float, last: float) -> float:
         """The most between two moments, MiB."""
         return max((memory for moment, memory in self._samples if first <= moment <= last), default=0.0)
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for thread in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, thread.read_text().split())
+    return found
+
+
+def _proportional_share(process: int) -> int:
+    """Bytes resident, of pages that several processes have mapped this one's share."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    # It has just ended.
+    return 0
 
 
 if __name__ == "__main__":
