@@ -356,13 +356,13 @@ class RetentionSettings(Section):
 
 
 class EngineSettings(Section):
-    """Where the work on many users is done; the rows are the same wherever that is."""
+    """Where the work on many users and pins is done; the rows are the same wherever that is."""
 
     kind: str = Field(
         "in_process",
         pattern="^(in_process|processes|ray)$",
-        description="`in_process`, one bucket of users after another with all processors; `processes`, each bucket in "
-        "one of several processes of this machine; `ray`, on a Ray cluster (needs the extra `ray`).",
+        description="`in_process`, one bucket of users or pins after another with all processors; `processes`, each "
+        "bucket in one of several processes of this machine; `ray`, on a Ray cluster (needs the extra `ray`).",
     )
     workers: int = Field(
         0, ge=0, description="Processes, or processors of a Ray cluster on this machine; 0 means one a processor."
@@ -370,8 +370,8 @@ class EngineSettings(Section):
     rows_a_bucket: int = Field(
         100_000,
         ge=1,
-        description="Rows of whole users that make a bucket, some more or less: what a worker holds in memory at once "
-        "grows with it.",
+        description="Rows of whole users that make a bucket, some more or less, or pins: what a worker holds in memory "
+        "at once grows with it.",
     )
     ray_address: str = Field(
         "",

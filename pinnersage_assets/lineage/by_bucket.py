@@ -1,4 +1,4 @@
-"""What assets of many users share: a kernel over buckets of them, on the engine of the run."""
+"""What assets of many users or pins share: a kernel over buckets of them, on the engine of the run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

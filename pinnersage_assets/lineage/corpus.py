@@ -105,9 +105,9 @@ def _write_shards(
         The file of the new pins, and the shards; none, where nothing is to be compared.
     """
     pins = pl.DataFrame({"row": np.arange(len(pin_rows)), "pin_row": pin_rows})
-    new, representatives = pins[n_representatives:], pins[: n_representatives if len(pins) > n_representatives else 0]
+    new, shards = pins[n_representatives:], []
     new.write_parquet(folder / "new.parquet", compression="lz4")
-    shards = []
+    representatives = pins[:n_representatives] if len(new) else pins[:0]
     for number, shard in enumerate(representatives.iter_slices(rows_a_shard)):
         shards.append(Bucket(str(number), folder / f"{number:06}.parquet", len(shard)))
         shard.write_parquet(shards[-1].path, compression="lz4")

@@ -10,6 +10,7 @@ What belongs here: codes, and the pairs that they propose. What does not: what i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,15 +92,22 @@ def hash_tables(threshold: float, dimensions: int, seed: int) -> HashTables:
     least_share = 1 - (1 - RECALL_AT_THRESHOLD) ** (1 / TABLES)
     with np.errstate(divide="ignore"):
         bits = int(np.minimum(np.log(least_share) / np.log1p(-apart), _MOST_BITS))
-    plane, coordinate = np.arange(TABLES * bits)[:, None], np.arange(dimensions)
-    planes = 2 * np.floor(_PLANE_STEPS * keyed_normal(seed, "near-duplicate plane", plane, coordinate)) + 1
-    longest = np.sqrt((planes**2).sum(axis=1).max(initial=1.0))
+    planes = _planes(TABLES * bits, dimensions, seed)
+    longest = np.sqrt((planes**2).sum(axis=1, dtype=np.float64).max(initial=1.0))
     # Half of what is exact, the other half for norms a little above 1 and for rounding up.
     scale = 2.0 ** np.floor(np.log2(_EXACT / 2 / longest))
     sketch_bits = _SKETCH_TABLES * bits
     deviation = np.sqrt(sketch_bits * apart * (1 - apart))
     most_different = int(np.ceil(sketch_bits * apart + _SKETCH_DEVIATIONS * deviation))
-    return HashTables(planes.astype(np.float32), float(scale), bits, most_different)
+    return HashTables(planes, float(scale), bits, most_different)
+
+
+# Drawing them takes as long as to hash thousands of vectors, and of a day's shards each asks for the same ones.
+@lru_cache(maxsize=1)
+def _planes(number: int, dimensions: int, seed: int) -> NDArray[np.float32]:
+    plane, coordinate = np.arange(number)[:, None], np.arange(dimensions)
+    planes = 2 * np.floor(_PLANE_STEPS * keyed_normal(seed, "near-duplicate plane", plane, coordinate)) + 1
+    return planes.astype(np.float32)
 
 
 def sketches(codes: NDArray[np.uint32]) -> NDArray[np.uint64]:

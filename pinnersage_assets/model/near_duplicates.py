@@ -60,8 +60,9 @@ def group_near_duplicates(
     n log n, besides the pairs that share a code.
 
     Args:
-        vectors: (rows, d) float32 unit vectors. Rows 0 to n_representatives - 1 are representatives already (of
-            earlier days, mutually unlike) and stay so; the other rows are new pins.
+        vectors: (rows, d) float32 unit vectors, in memory or selected from a mapped file. Rows 0 to
+            n_representatives - 1 are representatives already (of earlier days, mutually unlike) and stay so; the other
+            rows are new pins.
         threshold: a pin joins a representative at this cosine or above; -1 to 1.
         n_representatives: how many rows are representatives already.
         on_progress: called as on_progress(done, total) with numbers of new rows, after each block of them.

@@ -15,7 +15,7 @@ from pinnersage_assets.warehouse.partitions import ParquetFiles
 
 @dataclass(frozen=True)
 class Bucket:
-    """A file with all rows of some owners, those of an owner together."""
+    """A file with some of many rows: all of some users, those of a user together, or some pins."""
 
     key: str
     path: Path

@@ -6,7 +6,8 @@ import pytest
 from pinnersage_assets.model import hyperplane_hashing
 from pinnersage_assets.model import near_duplicates as module
 from pinnersage_assets.model.hyperplane_hashing import hash_tables
-from pinnersage_assets.model.near_duplicates import group_near_duplicates
+from pinnersage_assets.model.near_duplicates import group_near_duplicates, nearest_representatives
+from pinnersage_assets.model.selected_vectors import SelectedVectors
 from pinnersage_assets.settings import SimulationSettings
 from pinnersage_assets.sources.simulated_world import SimulatedWorld
 
@@ -186,6 +187,59 @@ def day_by_day(vectors, threshold, first_rows):
         cosine.append(cosines[len(known) :])
         known = np.concatenate([known, day[groups[len(known) :] == np.arange(len(known), len(rows))]])
     return np.concatenate(canonical), np.concatenate(cosine)
+
+
+@pytest.mark.parametrize("way", ["products", "pairs", "buckets"])
+def test_representatives_may_be_looked_at_in_shards_of_any_size_and_order(monkeypatch, way):
+    # Some pairs are missed, some pins are equally near to several representatives.
+    monkeypatch.setattr(hyperplane_hashing, "RECALL_AT_THRESHOLD", 0.6)
+    vectors, threshold, known, rng = crowded_pins(4, 900, 48), 0.9, 600, np.random.default_rng(4)
+    vectors[rng.integers(known, 900, size=60)] = vectors[rng.integers(known, size=60)]
+    vectors[1:known:40] = vectors[0:known:40]
+    expected = group_near_duplicates(vectors, threshold, known)
+    proposed = candidates(vectors, threshold, 0)
+    use_way(monkeypatch, way)
+    new = np.arange(known, 900)
+    for number in (1, 3, 40):
+        shards, joins = np.array_split(np.arange(known), number), []
+        for shard in (shards[n] for n in rng.permutation(number)):
+            rows = np.concatenate([shard, new])
+            pins, representatives, cosines = nearest_representatives(
+                SelectedVectors(vectors, rows), threshold, len(shard)
+            )
+            joins.append((rows[pins], rows[representatives], cosines))
+            assert_nearest(vectors, threshold, proposed, shard, new, joins[-1])
+        found = [np.concatenate(column) for column in zip(*joins, strict=True)]
+        assert len(found[0]) > 30
+        groups = group_near_duplicates(vectors, threshold, known, found=found)
+        np.testing.assert_array_equal(groups[0], expected[0])
+        np.testing.assert_array_equal(groups[1], expected[1])
+
+
+def assert_nearest(vectors, threshold, proposed, representatives, new, joins):
+    """Compare with a plain loop over the candidates."""
+    wanted = []
+    for row in new:
+        cosines = module._cosines(vectors, np.full(len(representatives), row), representatives)
+        cosines[~proposed[representatives, row]] = -np.inf
+        if cosines.max() >= threshold:
+            wanted.append((row, representatives[cosines.argmax()], cosines.max()))
+    np.testing.assert_array_equal(np.array(wanted).reshape(-1, 3), np.stack(joins, axis=1))
+
+
+def test_a_few_new_pins_do_not_take_the_codes_of_all_earlier_ones(monkeypatch):
+    hashed = []
+    codes = hyperplane_hashing.HashTables.codes
+
+    def count(tables, vectors):
+        hashed.append(len(vectors))
+        return codes(tables, vectors)
+
+    vectors, originals = planted_pins(3, 5000, 64)
+    monkeypatch.setattr(hyperplane_hashing.HashTables, "codes", count)
+    new, representatives, _ = nearest_representatives(vectors, THRESHOLD, 4900)
+    np.testing.assert_array_equal(representatives[originals[new] == representatives], originals[new])
+    assert 0 < sum(hashed) <= 2 * 100
 
 
 def test_a_thousand_copies_are_compared_with_their_representative_alone(monkeypatch):
