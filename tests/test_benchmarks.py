@@ -11,13 +11,13 @@ from pinnersage_assets.settings import Settings
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-# This one makes ninety days of history first.
-_SLOW = "daily_partition"
+# These make ninety days of history first.
+_SLOW = ("daily_partition", "disk")
 
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(s, marks=pytest.mark.slow) if s.stem == _SLOW else s for s in SCRIPTS],
+    [pytest.param(s, marks=pytest.mark.slow) if s.stem in _SLOW else s for s in SCRIPTS],
     ids=lambda script: script.stem,
 )
 def test_a_benchmark_prints_its_table(script):
