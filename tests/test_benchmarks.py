@@ -12,7 +12,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
 # These make ninety days of history first.
-_SLOW = ("daily_partition", "daily_peer")
+_SLOW = ("daily_partition", "daily_peer", "disk")
 
 
 @pytest.mark.parametrize(
