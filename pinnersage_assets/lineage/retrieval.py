@@ -1,33 +1,34 @@
 """``retrieval.*``: from medoids to candidates (paper, section 4)."""
 
 import datetime
-import functools
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pinnersage_assets.ann.restricted import CorpusIndex, search_among
+from pinnersage_assets.ann.restricted import CorpusIndex
+from pinnersage_assets.engines.resource import EngineResource
+from pinnersage_assets.kernels.retrieval import users_who_waited
 from pinnersage_assets.lineage import parameters
-from pinnersage_assets.lineage.corpus_index import make_index, measure_recall, open_corpus_index, restriction
+from pinnersage_assets.lineage.by_bucket import map_buckets
+from pinnersage_assets.lineage.corpus_index import make_index, measure_recall
+from pinnersage_assets.lineage.neighbour_search import medoids_a_bucket, search_neighbours, search_parameters
 from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, window
-from pinnersage_assets.model.candidates import candidate_sets, shares
+from pinnersage_assets.model.candidates import shares
 from pinnersage_assets.model.pinnersage import draw_medoids
-from pinnersage_assets.model.population import batches, offsets_of
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.buckets import Bucket, collect, write_buckets
 from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.partitions import ParquetFiles
+from pinnersage_assets.warehouse.partitions import scratch_folder
 from pinnersage_assets.warehouse.pin_vectors import pin_vectors
-
-# Candidate sets are made for so many medoids at once; each brings some hundred rows.
-_MEDOIDS_AT_ONCE = 5_000
 
 
 def drawn_medoids(warehouse: Warehouse, settings: Settings, day: datetime.date) -> pl.DataFrame:
@@ -101,27 +102,29 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
         *reads(HISTORY, "staging.pins"),
     ],
     kinds={"usearch"},
-    code_version="2",
+    code_version="3",
 )
 def medoid_neighbours(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
-) -> dg.MaterializeResult[pl.DataFrame]:
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
+) -> dg.MaterializeResult:
     """Query the index once for each distinct medoid, as deep as the largest share that some user takes from it."""
     day = partition_day(context)
     settings = parameters.in_force(warehouse, settings, day)
     drawn = drawn_medoids(warehouse, settings, day)
-    queries = _queries(drawn, settings)
-    search = _neighbour_search(warehouse, settings, day, context.log)
-    found = []
-    report, done = log_progress(context.log, "medoids"), 0
-    # Medoids of equal depth are searched together.
-    for (depth,), group in queries.group_by("depth", maintain_order=True):
-        found.append(search(group["medoid_pin_id"], depth))
-        report(done := done + len(group), len(queries))
-    return dg.MaterializeResult(
-        value=pl.concat([_NO_NEIGHBOURS, *found]),
-        metadata={"queries without the cache": len(drawn), "queries": len(queries)},
-    )
+    queries = _with_rows(_queries(drawn, settings), warehouse, day)
+    with scratch_folder(warehouse) as folder:
+        found = search_neighbours(
+            engine.get_engine(),
+            queries,
+            search_parameters(warehouse, settings, day, folder, context.log),
+            medoids_a_bucket(settings),
+            folder,
+            log_progress(context.log, "tasks of medoids"),
+        )
+        by_medoid = ("medoid_pin_id",)
+        expected = {"count(*)": len(queries)}
+        rows = collect(warehouse, found, expected, by_medoid, by_medoid) if found else _NO_NEIGHBOURS
+    return dg.MaterializeResult(value=rows, metadata={"queries without the cache": len(drawn), "queries": len(queries)})
 
 
 _NO_NEIGHBOURS = pl.DataFrame(
@@ -129,30 +132,10 @@ _NO_NEIGHBOURS = pl.DataFrame(
 )
 
 
-def _neighbour_search(
-    warehouse: Warehouse, settings: Settings, day: datetime.date, log: logging.Logger
-) -> Callable[[pl.Series, int], pl.DataFrame]:
-    """Open the index of a day: gives (medoids, depth) -> their nearest recommendable pins, as `_NO_NEIGHBOURS`."""
-    index = open_corpus_index(warehouse, day, log)
-    recommendable = restriction(warehouse, day, settings.retrieval.condition)
-    allowed = None if recommendable is None else np.isin(index.ids, recommendable.to_numpy(), assume_unique=True)
-    known = pin_vectors(warehouse, day)
-
-    def search(medoids: pl.Series, depth: int) -> pl.DataFrame:
-        queries = known.select(medoids.to_numpy())[:]
-        if allowed is None:
-            pins, cosines = index.search(queries, depth)
-        else:
-            pins, cosines = search_among(index, queries, depth, allowed)
-        found = pins != -1
-        bounds = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))])
-        lists = {
-            name: pl.Series(pa.LargeListArray.from_arrays(bounds, values[found]))
-            for name, values in (("pin_ids", pins), ("cosines", cosines))
-        }
-        return pl.DataFrame({"medoid_pin_id": medoids, **lists})
-
-    return search
+def _with_rows(medoids: pl.DataFrame, warehouse: Warehouse, day: datetime.date) -> pl.DataFrame:
+    """Of each medoid also pin_row, where its vector stands in the vector file."""
+    selected = pin_vectors(warehouse, day).select(medoids["medoid_pin_id"].to_numpy())
+    return medoids.with_columns(pin_row=pl.Series(selected.rows))
 
 
 @dg.asset(
@@ -165,73 +148,97 @@ def _neighbour_search(
         *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     ],
     kinds={"polars"},
-    code_version="2",
+    code_version="3",
 )
 def recommendations(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
-) -> dg.MaterializeResult[ParquetFiles]:
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
+) -> dg.MaterializeResult:
     """The neighbours of each user's drawn medoids, without what the user has seen."""
     day = partition_day(context)
     settings = parameters.in_force(warehouse, settings, day)
-    drawn = drawn_medoids(warehouse, settings, day)
-    pins = _recommendable_pins(warehouse, settings, day)
-    neighbours = warehouse.read(
-        "SELECT medoid_pin_id, pin_ids, cosines, len(pin_ids) >= $pins AS whole "
-        "FROM retrieval.medoid_neighbours WHERE dt = $day",
-        {"day": day, "pins": pins},
-    )
-    seen = warehouse.read(SEEN_CORPUS_PINS, {"day": day, "first": window(day, settings)["first"]})
-    report = log_progress(context.log, "medoids")
-    offsets = offsets_of(drawn["user_id"].to_numpy())
-    search = functools.cache(lambda: _neighbour_search(warehouse, settings, day, context.log))
-    waited = 0
-
-    def frames() -> Iterator[pl.DataFrame]:
-        nonlocal waited
-        yield candidate_sets(drawn.clear(), neighbours, seen)[0]
-        for first, last in batches(offsets, _MEDOIDS_AT_ONCE):
-            some, near = drawn[offsets[first] : offsets[last]], neighbours
-            sets, wanting = candidate_sets(some, near, seen, settings.retrieval.refill)
-            yield sets
-            waited += wanting["user_id"].n_unique()
-            depth = 0
-            while len(wanting):
-                some = some.join(wanting, on="user_id", how="semi")
-                near, depth = _deeper(near, some, wanting, search(), pins, depth)
-                sets, wanting = candidate_sets(some, near, seen, settings.retrieval.refill)
-                yield sets
-            report(int(offsets[last]), len(drawn))
-
-    rows = ParquetFiles.spool(warehouse, (frame.with_columns(dt=pl.lit(day)) for frame in frames()))
+    drawn = _with_rows(drawn_medoids(warehouse, settings, day), warehouse, day)
+    with scratch_folder(warehouse) as folder:
+        search = search_parameters(warehouse, settings, day, folder, context.log)
+        buckets, neighbours, users = _write_drawn(warehouse, drawn, search, window(day, settings), settings, folder)
+        found = map_buckets(
+            engine.get_engine(),
+            "pinnersage_assets.kernels.retrieval:recommend_bucket",
+            buckets,
+            {**search, "neighbours": str(neighbours), "refill": settings.retrieval.refill},
+            folder / "sets",
+            log_progress(context.log, "buckets of users"),
+            keeps_rows=False,
+        )
+        waited = sum(map(users_who_waited, found))
+        expected, ranks = {"count(DISTINCT user_id)": users}, ("user_id", "rank")
+        rows = collect(warehouse, found, expected, ("user_id", "pin_id"), ranks, ranks) if found else _NO_CANDIDATES
     return dg.MaterializeResult(value=rows, metadata={"users for whom more neighbours were searched": waited})
 
 
-def _recommendable_pins(warehouse: Warehouse, settings: Settings, day: datetime.date) -> int:
-    recommendable = restriction(warehouse, day, settings.retrieval.condition)
-    if recommendable is not None:
-        return len(recommendable)
-    return warehouse.read("SELECT count(*) FROM corpus.pins WHERE dt = $day", {"day": day}).item()
+_NO_CANDIDATES = pl.DataFrame(
+    schema={
+        "user_id": pl.Int64,
+        "rank": pl.Int32,
+        "pin_id": pl.Int64,
+        "medoid_pin_id": pl.Int64,
+        "score": pl.Float32,
+    }
+)
+
+_SEEN = """
+    CREATE TEMP TABLE seen AS
+    SELECT user_id, list(pin_id ORDER BY pin_id) AS seen FROM ({}) WHERE user_id IN (SELECT user_id FROM drawn)
+    GROUP BY user_id
+"""
+
+# What a user has seen stands in the first of the user's rows.
+_DRAWN = """
+    SELECT user_id, place, medoid_pin_id, pin_row, share, CASE WHEN place = 0 THEN seen END AS seen
+    FROM drawn LEFT JOIN seen USING (user_id)
+"""
+
+# Who has seen all that may be recommended gets nothing.
+_USERS = """
+    SELECT count(DISTINCT user_id) FROM drawn LEFT JOIN seen USING (user_id) WHERE coalesce(len(seen), 0) < $pins
+"""
+
+_NEIGHBOURS = "SELECT medoid_pin_id, pin_ids, cosines FROM retrieval.medoid_neighbours WHERE dt = $day"
+
+# Lists that are in memory at once as they are written.
+_LISTS_AT_ONCE = 10_000
 
 
-def _deeper(
-    neighbours: pl.DataFrame,
+def _write_drawn(
+    warehouse: Warehouse,
     drawn: pl.DataFrame,
-    wanting: pl.DataFrame,
-    search: Callable[[pl.Series, int], pl.DataFrame],
-    pins: int,
-    searched: int,
-) -> tuple[pl.DataFrame, int]:
-    """The neighbours of the drawn medoids, those of the wanting ones searched deeper; and how deep.
+    search: Mapping[str, Any],
+    scope: dict[str, object],
+    settings: Settings,
+    folder: Path,
+) -> tuple[list[Bucket], Path, int]:
+    """Users in buckets, with their drawn medoids and what they have seen.
 
-    That is four times as deep as the deepest of them, and as the search before, which may have found fewer than it was
-    asked for.
+    Returns:
+        The buckets; a file with the neighbours of all medoids; and how many users must get something.
     """
-    own = neighbours.join(drawn, on="medoid_pin_id", how="semi")
-    wanted = wanting["medoid_pin_id"].unique().sort()
-    deepest = own.filter(pl.col("medoid_pin_id").is_in(wanted.implode()))["pin_ids"].list.len().max() or 1
-    depth = 4 * max(deepest, searched)
-    found = search(wanted, depth).with_columns(whole=pl.lit(depth >= pins))
-    return pl.concat([own.join(found, on="medoid_pin_id", how="anti"), found]), depth
+    numbered = drawn.with_columns(place=pl.int_range(pl.len()).over("user_id"))
+    neighbours, day = folder / "neighbours.arrow", {"day": scope["day"]}
+    seen = SEEN_CORPUS_PINS
+    with warehouse.get_reader() as connection:
+        connection.register("drawn", numbered)
+        if search["allowed"] is not None:
+            connection.register("allowed", pl.DataFrame({"pin_id": np.load(search["allowed"])}))
+            seen = f"FROM ({SEEN_CORPUS_PINS}) SEMI JOIN allowed USING (pin_id)"
+        connection.execute(_SEEN.format(seen), {**day, "first": scope["first"]})
+        [(users,)] = connection.execute(_USERS, {"pins": search["pins"]}).fetchall()
+        (folder / "buckets").mkdir()
+        order, medoids = ["place"], medoids_a_bucket(settings)
+        buckets = write_buckets(connection, _DRAWN, "user_id", order, medoids, folder / "buckets")
+        lists = connection.sql(_NEIGHBOURS, params=day).to_arrow_reader(_LISTS_AT_ONCE)
+        with pa.ipc.new_file(neighbours, lists.schema) as file:
+            for some in lists:
+                file.write_batch(some)
+    return buckets, neighbours, users
 
 
 RECALL_IS_HIGH = PartitionCheck(

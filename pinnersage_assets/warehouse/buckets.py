@@ -73,6 +73,7 @@ def collect(
     expected: Mapping[str, int],
     unique: Sequence[str],
     order: Sequence[str],
+    ranks: tuple[str, str] | None = None,
 ) -> ParquetFiles:
     """Put files together as the rows of a partition, in an order that does not depend on what was in which file.
 
@@ -82,9 +83,10 @@ def collect(
         expected: what aggregates must be, such as ``{"count(*)": 1000}``.
         unique: columns by which no two rows are the same.
         order: columns by which rows are sorted.
+        ranks: an owner's column and that of ranks, which must be 1, 2, ... for each owner.
 
     Raises:
-        BucketError: an aggregate is another, or two rows are the same by ``unique``.
+        BucketError: an aggregate is another, two rows are the same by ``unique``, or ranks are not as they must be.
     """
     with ParquetFiles.new(warehouse) as collected:
         config = {**warehouse.connection_config, "temp_directory": str(collected.folder / "spill")}
@@ -101,5 +103,13 @@ def collect(
             repeated = connection.execute(f"SELECT {key} FROM {found} GROUP BY ALL HAVING count(*) > 1 LIMIT 1")
             if row := repeated.fetchone():
                 raise BucketError(f"the results have ({key}) = {row} more than once: nothing is written")
+            if ranks:
+                owner, rank = ranks
+                odd = connection.execute(
+                    f"SELECT {owner} FROM {found} GROUP BY {owner} HAVING min({rank}) != 1 OR max({rank}) != count(*) "
+                    f"OR count(DISTINCT {rank}) != count(*) LIMIT 1"
+                )
+                if row := odd.fetchone():
+                    raise BucketError(f"the {rank}s of {owner} {row[0]} are not 1, 2, ...: nothing is written")
             write_parquet(connection, f"FROM {found} ORDER BY {', '.join(order)}", collected.folder / "000000.parquet")
     return collected

@@ -1,23 +1,32 @@
 """Whatever runs the kernels, and in however many buckets, the tables are the same; or they are as they were."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from world import World, failures, on, small_settings
 
 from pinnersage_assets.engines import tasks
 from pinnersage_assets.kernels import near_duplicates as near_duplicate_kernels
+from pinnersage_assets.kernels import retrieval as retrieval_kernels
 from pinnersage_assets.kernels import users as kernels
 
 TABLES = ("users.clusters", "users.medoids")
 DAYS = 12
 
 
-def settings_with(**engine):
-    simulation = {"users": 80, "actions_per_user_and_day": 0.5}
-    return small_settings(simulation=simulation, window={"days": 8}, engine=engine)
+def settings_with(index=None, condition="", **engine):
+    # So few neighbours are asked for that a graph is searched, and so few more that some users must wait.
+    return small_settings(
+        simulation={"users": 80, "actions_per_user_and_day": 0.5},
+        window={"days": 8},
+        index={"recall_floor": 0.5, **(index or {})},
+        retrieval={"budget": 30, "margin": 2, "condition": condition},
+        engine=engine,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,11 @@ def rows(world):
     return {table: world.read(f"SELECT * FROM {table} WHERE dt = $day", day=on(DAYS - 1)) for table in TABLES}
 
 
+def skip_without(kind):
+    if kind == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install -c constraints.txt -e '.[dev,ray]'")
+
+
 def scratch(world):
     return list(Path(world.warehouse.database).parent.glob("scratch/*"))
 
@@ -52,8 +66,7 @@ def scratch(world):
 @pytest.mark.parametrize("rows_a_bucket", [20, 300])
 @pytest.mark.parametrize("kind", ["in_process", "processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_every_engine_makes_the_same_rows(staged, expected, tmp_path, kind, rows_a_bucket):
-    if kind == "ray" and importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install -c constraints.txt -e '.[dev,ray]'")
+    skip_without(kind)
     world = staged.copy(tmp_path / "data", settings_with(kind=kind, workers=2, rows_a_bucket=rows_a_bucket))
     result = materialise(world, on(DAYS - 1))
     assert failures(result) == {}
@@ -185,4 +198,186 @@ def test_near_duplicates_that_cannot_be_found_stay_as_they_were(grouped, tmp_pat
     }[fault] in message
     assert groups(world).equals(before)
     assert world.read("FROM operations.partitions").equals(ledger)
+
+
+# --- Retrieval: shards of the index, ranges of medoids, buckets of users
+
+NEIGHBOURS, RECOMMENDATIONS = "retrieval.medoid_neighbours", "retrieval.recommendations"
+INDEXES = {
+    "exact": {"exact_up_to": 10**6},
+    "one shard": {"exact_up_to": 0},
+    "three shards": {"exact_up_to": 0, "shards": 3},
+}
+ONLY_EVEN = "pin_id % 2 = 0"
+
+
+@pytest.fixture(scope="module")
+def embedded(staged, tmp_path_factory):
+    """The last day with its corpus and its medoids."""
+    world = staged.copy(tmp_path_factory.mktemp("embedded") / "data")
+    assert failures(world.run("near_duplicates", on(0), on(DAYS - 1))) == {}
+    tables = ["corpus.excluded", "corpus.pins", *TABLES]
+    assert failures(world.run("users_and_retrieval", on(DAYS - 1), only=tables)) == {}
+    return world
+
+
+@pytest.fixture(scope="module")
+def indexed(embedded, tmp_path_factory):
+    """Of each way to search, the world with its index. Read-only: copy it."""
+    worlds = {}
+    for name, index in INDEXES.items():
+        worlds[name] = embedded.copy(tmp_path_factory.mktemp("indexed") / "data", settings_with(index))
+        result = worlds[name].run("users_and_retrieval", on(DAYS - 1), only=["retrieval.hnsw_index"])
+        assert failures(result) == {}
+    return worlds
+
+
+@pytest.fixture(scope="module")
+def retrieve(indexed, tmp_path_factory):
+    """Runs retrieval with some index and engine, of equal ones once: the rows, and how many users waited."""
+
+    @functools.cache
+    def retrieve(index, condition="", **engine):
+        settings = settings_with(INDEXES[index], condition, **engine)
+        world = indexed[index].copy(tmp_path_factory.mktemp("retrieved") / "data", settings)
+        result = world.run("users_and_retrieval", on(DAYS - 1), only=[NEIGHBOURS, RECOMMENDATIONS])
+        assert failures(result) == {}
+        assert scratch(world) == []
+        [event] = result.asset_materializations_for_node("retrieval__recommendations")
+        waited = event.metadata["users for whom more neighbours were searched"].value
+        return (
+            {
+                table: world.read(f"FROM {table} WHERE dt = $day", day=on(DAYS - 1))
+                for table in (NEIGHBOURS, RECOMMENDATIONS)
+            },
+            waited,
+        )
+
+    return retrieve
+
+
+@pytest.mark.parametrize("rows_a_bucket", [200, 800])
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("index", INDEXES)
+def test_every_engine_retrieves_the_same_rows(retrieve, index, kind, rows_a_bucket):
+    skip_without(kind)
+    expected, waited = retrieve(index, kind="in_process", rows_a_bucket=rows_a_bucket)
+    found, also_waited = retrieve(index, kind=kind, workers=2, rows_a_bucket=rows_a_bucket)
+    for table, rows in found.items():
+        assert len(rows) > 50
+        assert rows.equals(expected[table]), table
+    assert waited == also_waited > 5
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_buckets_make_no_difference_to_what_is_retrieved(retrieve, index):
+    (some, waited), (few, also_waited), (one, _) = (
+        retrieve(index, kind="in_process", rows_a_bucket=rows) for rows in (200, 800, 10**9)
+    )
+    assert waited == also_waited
+    for table, rows in one.items():
+        assert some[table].equals(rows), table
+        assert few[table].equals(rows), table
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_a_condition_holds_wherever_kernels_run(retrieve, index):
+    expected, _ = retrieve(index, ONLY_EVEN, kind="in_process", rows_a_bucket=800)
+    found, _ = retrieve(index, ONLY_EVEN, kind="processes", workers=2, rows_a_bucket=800)
+    for table, rows in found.items():
+        assert rows.equals(expected[table]), table
+    assert (found[RECOMMENDATIONS]["pin_id"] % 2 == 0).all()
+    assert (found[NEIGHBOURS]["pin_ids"].explode() % 2 == 0).all()
+    assert (
+        found[RECOMMENDATIONS]["user_id"].n_unique()
+        == retrieve(index, kind="in_process", rows_a_bucket=800)[0][RECOMMENDATIONS]["user_id"].n_unique()
+    )
+
+
+def test_three_shards_find_no_less_than_one(retrieve):
+    lists = {
+        index: dict(
+            retrieve(index, kind="in_process", rows_a_bucket=800)[0][NEIGHBOURS]
+            .select("medoid_pin_id", "pin_ids")
+            .rows()
+        )
+        for index in INDEXES
+    }
+    recall = {
+        index: np.mean([len(set(pins) & set(own[medoid])) / len(pins) for medoid, pins in lists["exact"].items()])
+        for index, own in lists.items()
+    }
+    assert recall["three shards"] >= recall["one shard"] > 0.95
+    assert {medoid: len(pins) for medoid, pins in lists["three shards"].items()} == {
+        medoid: len(pins) for medoid, pins in lists["exact"].items()
+    }
+
+
+def test_an_index_of_three_shards_has_three_rows_whose_files_share_the_corpus(indexed):
+    world = indexed["three shards"]
+    rows = world.read("FROM retrieval.hnsw_index WHERE dt = $day ORDER BY shard", day=on(DAYS - 1))
+    assert rows["shard"].to_list() == [0, 1, 2]
+    assert rows["pins"].sum() == len(world.partition("corpus.pins", on(DAYS - 1)))
+    assert rows["pins"].min() > 0.2 * rows["pins"].sum()
+    assert rows["path"].n_unique() == 3
+
+
+FAULTS = {
+    "kernel fails": "{kernel} failed 4 times and was given up: MemoryError: no more",
+    "receipt lies": "rows, its receipt says",
+    "owner is lost": "{lost}",
+    "row comes twice": "more than once: nothing is written",
+    "rank is missing": "s of user_id",
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "kernel", "lost"),
+    [
+        (NEIGHBOURS, "find_neighbours", "rows of bucket 000001-0000, which has"),
+        (NEIGHBOURS, "merge_neighbours", "rows of bucket 000001, which has"),
+        (RECOMMENDATIONS, "recommend_bucket", "count(DISTINCT user_id) of the results is"),
+    ],
+)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_retrieval_that_cannot_be_made_stays_as_it_was(indexed, tmp_path, monkeypatch, table, kernel, lost, fault):
+    world = indexed["three shards"].copy(
+        tmp_path / "data", settings_with(INDEXES["three shards"], kind="in_process", rows_a_bucket=400)
+    )
+    if table == NEIGHBOURS and fault == "rank is missing":
+        pytest.skip("neighbours have no rank")
+    day = on(DAYS - 1)
+    tables = [NEIGHBOURS, RECOMMENDATIONS]
+    assert failures(world.run("users_and_retrieval", day, only=tables)) == {}
+    before = world.read(f"FROM {table} WHERE dt = $day", day=day)
+    ledger = world.read("FROM operations.partitions WHERE table_name = $table", table=table)
+    real, calls = getattr(retrieval_kernels, kernel), 0
+
+    def faulty(source, destination, parameters):
+        nonlocal calls
+        calls += 1
+        if fault == "kernel fails":
+            raise MemoryError("no more")
+        made = real(source, destination, parameters)
+        if not source.name.startswith("000001"):
+            return made
+        frame, metadata = pl.read_parquet(destination), pl.read_parquet_metadata(destination)
+        if fault == "owner is lost":
+            frame = frame.filter(pl.col(frame.columns[0]) != frame[0, 0])
+        elif fault == "row comes twice":
+            frame = pl.concat([frame[:1], frame[:1], frame[2:]])
+        elif fault == "rank is missing":
+            frame = frame[1:]
+        frame.write_parquet(destination, metadata=metadata)
+        return len(frame) + (fault == "receipt lies")
+
+    monkeypatch.setattr(retrieval_kernels, kernel, faulty)
+    [message] = failures(world.run("users_and_retrieval", day, only=[table])).values()
+    if (kernel, fault) == ("find_neighbours", "row comes twice"):
+        assert "000001-0000.parquet is not of the medoids of" in message
+    else:
+        assert FAULTS[fault].format(kernel=kernel, lost=lost) in message
+    assert calls
+    assert world.read(f"FROM {table} WHERE dt = $day", day=day).equals(before)
+    assert world.read("FROM operations.partitions WHERE table_name = $table", table=table).equals(ledger)
     assert scratch(world) == []
