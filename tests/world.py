@@ -16,6 +16,7 @@ import polars as pl
 
 from pinnersage_assets import backfill as backfilling
 from pinnersage_assets.definitions import defs
+from pinnersage_assets.lineage.clean_up import ROWS
 from pinnersage_assets.resources import build_resources
 from pinnersage_assets.settings import SIMULATED_START_DATE, Environment, Settings
 from pinnersage_assets.sources.landing import write_day
@@ -60,8 +61,8 @@ def small_settings(**sections) -> Settings:
             "last_pins": [1, 4],
         },
         "report": {"users": 4},
-        # Tests hold results against raw rows of all days.
-        "retention": {"raw_days": 0},
+        # Tests look at the rows of all days.
+        "retention": dict.fromkeys(ROWS, 0),
         "simulation": {
             "users": 60,
             "pins": 800,

@@ -44,6 +44,7 @@ def clean_up(everything: list[str]) -> dg.AssetsDefinition:
         key=["operations", "clean_up"],
         partitions_def=DAILY,
         deps=reads(SAME_DAY, *everything),
+        kinds={"file"},
         code_version="1",
     )
     def clean_up(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:

@@ -204,7 +204,8 @@ def test_without_any_data_everything_is_empty_and_published(tmp_path):
     assert failures(world.run("daily", on(0))) == {}
     rows = {table: world.partition(table, on(0)).height for table in ASSETS}
     # What has a row a day, or a bin, has it of nothing too.
-    filled = {"retrieval.hnsw_index", "serving.snapshot", "marts.daily_engagement", "operations.publications"}
+    filled = {"retrieval.hnsw_index", "serving.snapshot", "marts.daily_engagement"}
+    filled |= {"operations.clean_up", "operations.publications"}
     filled |= {f"evaluation.{name}" for name in ("protocol", "action_ages", "report")}
     assert {table for table, n in rows.items() if n} == filled
     assert "Nothing was judged on this day." in (world.data / f"reports/dt={on(0)}/index.html").read_text()
