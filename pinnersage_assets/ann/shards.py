@@ -50,7 +50,13 @@ def merge(found: Sequence[Found], k: int) -> Found:
     if len(found) == 1:
         return found[0][0][:, :k], found[0][1][:, :k]
     ids, cosines = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-    order = np.lexsort((ids, -cosines), axis=1)[:, :k]
+    # A stable sort takes little time, for each shard's are in order; but it leaves equal ones in the order of shards.
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    sorted_cosines = np.take_along_axis(cosines, order, axis=1)
+    equal = (sorted_cosines[:, 1:] == sorted_cosines[:, :-1]) & (sorted_cosines[:, 1:] > -np.inf)
+    ties = np.flatnonzero(equal.any(axis=1))
+    order[ties] = np.lexsort((ids[ties], -cosines[ties]), axis=1)
+    order = order[:, :k]
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -82,10 +83,8 @@ def recommend_bucket(source: Path, destination: Path, parameters: Mapping[str, A
     rows = pl.read_parquet(source, hive_partitioning=False)
     drawn, seen = rows.drop("seen"), rows.select("user_id", pin_id="seen").drop_nulls().explode("pin_id")
     found = pl.col("pin_ids").list.len().cast(pl.Int64)
-    near = (
-        pl.read_ipc(parameters["neighbours"])
-        .join(drawn, on="medoid_pin_id", how="semi")
-        .with_columns(whole=found >= parameters["pins"], searched=found)
+    near = _lists_of(drawn["medoid_pin_id"], Path(parameters["neighbours"])).with_columns(
+        whole=found >= parameters["pins"], searched=found
     )
     sets, wanting = candidate_sets(drawn, near, seen, parameters["refill"])
     made, waited = [sets], wanting["user_id"].n_unique()
@@ -144,6 +143,14 @@ def _nearest(index: CorpusIndex, queries: pl.DataFrame, parameters: Mapping[str,
             pins, cosines = search_among(index, asked, depth, allowed)
         found.append(_lists(group["medoid_pin_id"], pins[: len(group)], cosines[: len(group)]))
     return pl.concat(found)
+
+
+def _lists_of(medoids: pl.Series, neighbours: Path) -> pl.DataFrame:
+    """The rows of some medoids; others are not read from the disk."""
+    with pa.memory_map(str(neighbours)) as mapped:
+        everybody = pa.ipc.open_file(mapped).read_all()
+        wanted = pc.is_in(everybody["medoid_pin_id"], value_set=medoids.unique().to_arrow())
+        return pl.from_arrow(everybody.filter(wanted))
 
 
 def _lists(medoids: pl.Series, pins: NDArray[np.int64], cosines: NDArray[np.float32]) -> pl.DataFrame:

@@ -61,7 +61,7 @@ def _queries(drawn: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     partitions_def=DAILY,
     deps=[*parameters.READS, *reads(SAME_DAY, "corpus.pins", "users.medoids"), *reads(HISTORY, "staging.pins")],
     kinds={"numpy", "usearch"},
-    code_version="2",
+    code_version="3",
 )
 def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """Make the index of the day's corpus, or keep the file of an earlier run, and measure its recall."""
@@ -245,7 +245,8 @@ RECALL_IS_HIGH = PartitionCheck(
     "recall_is_high",
     "Searched as deep as medoids are, the index finds at least the share of the true neighbours that the setting "
     "index.recall_floor demands.",
-    "SELECT dt, recall, deepest_query FROM retrieval.hnsw_index WHERE dt BETWEEN $first AND $last AND recall < $floor",
+    "SELECT dt, shard, recall, deepest_query FROM retrieval.hnsw_index "
+    "WHERE dt BETWEEN $first AND $last AND recall < $floor",
     advice="Raise the setting index.expansion_search or index.expansion_add, and materialise the index again.",
     parameters=lambda settings: {"floor": settings.index.recall_floor},
 )

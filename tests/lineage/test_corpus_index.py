@@ -15,6 +15,7 @@ from world import PINS_WRITTEN_ANEW, World, differences, failures, on, small_set
 
 from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, build, checksum, save
+from pinnersage_assets.ann.shards import shard_of
 from pinnersage_assets.lineage.queries import corpus_vectors
 
 ROW = "retrieval.hnsw_index"
@@ -393,6 +394,74 @@ def test_without_medoids_an_index_grows_unmeasured(before_growing):
     assert (row["recall"], row["recall_at_100"], row["deepest_query"]) == (None, None, None)
     assert held(file_of(before_growing)) == corpus(before_growing)
     assert before_growing.partition("retrieval.recommendations", LAST).is_empty()
+
+
+# --- Shards, each a file of its own
+
+
+SHARDS = 3
+
+
+def shards_of(world, day=LAST):
+    rows = world.read(f"FROM {ROW} WHERE dt = $day ORDER BY shard", day=day).to_dicts()
+    assert [row["shard"] for row in rows] == list(range(len(rows)))
+    return rows
+
+
+def assert_shares_the_corpus(world, day=LAST):
+    """Every pin is in the file of its own shard, and nowhere else."""
+    pins = np.array(corpus(world, day))
+    for row in shards_of(world, day):
+        own = pins[shard_of(pins, SHARDS) == row["shard"]].tolist()
+        assert held(world.data / row["path"]) == own
+        assert row["pins"] == len(own)
+        assert row["recall"] > 0.97
+
+
+@pytest.fixture(scope="module")
+def sharded(indexed, tmp_path_factory):
+    """Of two days, the first with an index of one shard before it. Read-only: copy it."""
+    copy = indexed.copy(tmp_path_factory.mktemp("sharded") / "data", settings_of({"shards": SHARDS}))
+    said, _ = run(copy, ROW, day=YESTERDAY)
+    assert "is grown" not in said
+    run(copy, ROW, NEIGHBOURS)
+    return copy
+
+
+def test_each_shard_grows_from_its_own_file_of_yesterday(sharded):
+    new = set(corpus(sharded)) - set(corpus(sharded, YESTERDAY))
+    for day in (YESTERDAY, LAST):
+        assert len(shards_of(sharded, day)) == SHARDS
+        assert_shares_the_corpus(sharded, day)
+    assert [row["changes_since_build"] for row in shards_of(sharded, YESTERDAY)] == [0] * SHARDS
+    counts = np.bincount(shard_of(np.array(sorted(new)), SHARDS), minlength=SHARDS)
+    assert [row["changes_since_build"] for row in shards_of(sharded)] == counts.tolist()
+    assert recall_of_neighbours(sharded)[0] > 0.97
+
+
+def test_shards_are_kept_and_only_one_that_came_to_harm_is_made_again(sharded, tmp_path):
+    copy = sharded.copy(tmp_path / "data")
+    before = shards_of(copy)
+    file = copy.data / before[1]["path"]
+    harm(file, "damaged")
+    _, [warning] = run(copy, NEIGHBOURS)
+    assert f"{file} is damaged" in warning
+    assert recall_of_neighbours(copy)[0] > 0.97
+    _, [warning] = run(copy, ROW)
+    assert f"{file} is damaged" in warning
+    assert "shard 1 of the index is built again" in warning
+    assert [row["path"] == old["path"] for row, old in zip(shards_of(copy), before, strict=True)] == [True, False, True]
+    assert_shares_the_corpus(copy)
+
+
+def test_other_numbers_of_shards_are_built(sharded, tmp_path):
+    copy = sharded.copy(tmp_path / "data", settings_of())
+    said, warnings = run(copy, ROW)
+    # Yesterday's three are of no use to one.
+    assert f"the index of {YESTERDAY} is grown" not in said
+    assert warnings == []
+    [row] = shards_of(copy)
+    assert held(copy.data / row["path"]) == corpus(copy)
 
 
 # --- A file that cannot be written

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
+from threadpoolctl import threadpool_limits
 from world import World, failures, on, small_settings
 
 from pinnersage_assets.engines import tasks
@@ -240,7 +242,9 @@ def retrieve(indexed, tmp_path_factory):
     def retrieve(index, condition="", **engine):
         settings = settings_with(INDEXES[index], condition, **engine)
         world = indexed[index].copy(tmp_path_factory.mktemp("retrieved") / "data", settings)
-        result = world.run("users_and_retrieval", on(DAYS - 1), only=[NEIGHBOURS, RECOMMENDATIONS])
+        # In this process with two threads; workers have one.
+        with threadpool_limits(2):
+            result = world.run("users_and_retrieval", on(DAYS - 1), only=[NEIGHBOURS, RECOMMENDATIONS])
         assert failures(result) == {}
         assert scratch(world) == []
         [event] = result.asset_materializations_for_node("retrieval__recommendations")
@@ -276,22 +280,21 @@ def test_buckets_make_no_difference_to_what_is_retrieved(retrieve, index):
     )
     assert waited == also_waited
     for table, rows in one.items():
-        assert some[table].equals(rows), table
-        assert few[table].equals(rows), table
+        for others in (some[table], few[table]):
+            # Products of matrices of other shapes may be rounded otherwise.
+            assert_frame_equal(others, rows, check_exact=False, rel_tol=0, abs_tol=1e-6)
 
 
-@pytest.mark.parametrize("index", INDEXES)
-def test_a_condition_holds_wherever_kernels_run(retrieve, index):
-    expected, _ = retrieve(index, ONLY_EVEN, kind="in_process", rows_a_bucket=800)
-    found, _ = retrieve(index, ONLY_EVEN, kind="processes", workers=2, rows_a_bucket=800)
+def test_a_condition_holds_wherever_kernels_run(retrieve):
+    engine = {"kind": "processes", "workers": 2, "rows_a_bucket": 800}
+    expected, _ = retrieve("three shards", ONLY_EVEN, kind="in_process", rows_a_bucket=800)
+    found, _ = retrieve("three shards", ONLY_EVEN, **engine)
+    unrestricted, _ = retrieve("three shards", **engine)
     for table, rows in found.items():
         assert rows.equals(expected[table]), table
     assert (found[RECOMMENDATIONS]["pin_id"] % 2 == 0).all()
     assert (found[NEIGHBOURS]["pin_ids"].explode() % 2 == 0).all()
-    assert (
-        found[RECOMMENDATIONS]["user_id"].n_unique()
-        == retrieve(index, kind="in_process", rows_a_bucket=800)[0][RECOMMENDATIONS]["user_id"].n_unique()
-    )
+    assert set(found[RECOMMENDATIONS]["user_id"]) == set(unrestricted[RECOMMENDATIONS]["user_id"])
 
 
 def test_three_shards_find_no_less_than_one(retrieve):

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,7 @@ import polars as pl
 
 from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.hnsw import HnswParameters
+from pinnersage_assets.ann.shards import split
 from pinnersage_assets.model.online import StoredClusters
 from pinnersage_assets.serving.pin_files import write_pin_files
 from pinnersage_assets.serving.records import StoredUser
@@ -44,7 +46,7 @@ def pin_arrays(corpus=CORPUS, others=3):
     return arrays, vectors
 
 
-def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, suffix="a") -> str:
+def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, suffix="a", shards=1) -> str:
     """Write all that a published row names, and then replace the published copy by one that names it."""
     version = f"{day}-{suffix}"
     arrays, vectors = pin_arrays()
@@ -65,17 +67,17 @@ def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, 
         "pins_sha256": sha256,
         "settings": settings.model_dump_json(exclude={"serving"}),
     }
-    index = {"dt": day, "shard": 0, "method": method, "dtype": "f32", "path": None, "sha256": None} | dict.fromkeys(
-        ("connectivity", "expansion_add", "expansion_search")
-    )
+    index = {"dt": day, "shard": 0, "method": method, "dtype": "f32", "path": None, "sha256": None}
+    index |= dict.fromkeys(("connectivity", "expansion_add", "expansion_search"))
+    rows_of_index = [index]
     if method == "hnsw":
-        index |= {"dtype": "bf16", "connectivity": 8, "expansion_add": 50, "expansion_search": 60}
-        names = ("connectivity", "expansion_add", "expansion_search", "dtype")
-        parameters = HnswParameters(**{name: index[name] for name in names})
-        index["path"] = f"index/dt={day}/{suffix}.usearch"
-        corpus = arrays["ids"][:CORPUS], vectors[:CORPUS]
-        hnsw.save(hnsw.build(*corpus, parameters), data / index["path"])
-        index["sha256"] = hnsw.checksum(data / index["path"])
+        parameters = HnswParameters(connectivity=8, expansion_add=50, expansion_search=60, dtype="bf16")
+        corpus, rows_of_index = (arrays["ids"][:CORPUS], vectors[:CORPUS]), []
+        for shard, own in enumerate(split(*corpus, shards)):
+            path = f"index/dt={day}/{suffix}-{shard}.usearch"
+            hnsw.save(hnsw.build(*own, parameters), data / path)
+            file = {"shard": shard, "path": path, "sha256": hnsw.checksum(data / path)}
+            rows_of_index.append({**index, **asdict(parameters), **file})
     pins = pl.DataFrame({"dt": day, "pin_id": arrays["ids"], "created_at": datetime.datetime(2026, 4, 1)}).with_columns(
         embedding=pl.Series(vectors, dtype=pl.Array(pl.Float32, DIMENSIONS)),
         title=pl.concat_str(pl.lit("Pin "), pl.col("pin_id").cast(pl.String)),
@@ -86,7 +88,7 @@ def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, 
     with duckdb.connect(new) as connection:
         rows = (
             ("serving.snapshot", pl.DataFrame([snapshot])),
-            ("retrieval.hnsw_index", pl.DataFrame([index])),
+            ("retrieval.hnsw_index", pl.DataFrame(rows_of_index)),
             ("staging.pins", pins),
         )
         for key, frame in rows:

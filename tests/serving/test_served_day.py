@@ -5,9 +5,10 @@ import logging
 
 import numpy as np
 import pytest
-from served_data import DAY, USERS, pin_id, publish_day
+from served_data import CORPUS, DAY, USERS, pin_arrays, pin_id, publish_day
 
 from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.ann.shards import ShardedIndex
 from pinnersage_assets.serving.events import Event
 from pinnersage_assets.serving.served_day import PINS_FOLDER, Follower, NothingToServeError, open_served_day
 from pinnersage_assets.serving.store import open_store
@@ -43,6 +44,16 @@ def test_the_day_that_is_published_is_opened(tmp_path, published, store, method)
     assert day.recommender.settings.retrieval.budget == 12
     assert len(day.recommender.recommend(1, NOW).candidates) == 12
     assert day.details([pin_id(3), 7]) == {pin_id(3): (f"Pin {pin_id(3)}", None)}
+
+
+def test_shards_are_opened_as_one_index(tmp_path, published, store):
+    publish_day(tmp_path, method="hnsw", shards=3)
+    index = open_served_day(published, tmp_path, Settings(), store).recommender._index
+    assert isinstance(index, ShardedIndex)
+    assert len(index.ids) == sum(len(shard.ids) for shard in index.shards) == CORPUS
+    arrays, vectors = pin_arrays()
+    expected = ExactIndex(arrays["ids"][:CORPUS], vectors[:CORPUS]).search(vectors[:5], 10)[0]
+    assert np.mean(index.search(vectors[:5], 10)[0] == expected) > 0.9
 
 
 def test_without_its_index_file_a_day_is_searched_exactly(tmp_path, published, store, caplog):

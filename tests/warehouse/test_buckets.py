@@ -85,3 +85,27 @@ def test_rows_that_are_missing_or_come_twice_are_refused(rows, tmp_path, warehou
     with pytest.raises(BucketError, match=rf"have \(pin_id\) = \({twice['pin_id'][0]},\) more than once"):
         collect(warehouse, files, {"count(*)": PINS + 1}, ["pin_id"], ["pin_id"])
     assert scratch(warehouse) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "refused"),
+    [
+        ([1, 2, 3], False),
+        ([3, 1, 2], False),
+        ([1, 2, 4], True),
+        ([0, 1, 2], True),
+        ([1, 3, 3], True),
+        ([1, 1, 3], True),
+    ],
+)
+def test_ranks_of_an_owner_are_counted_from_one_without_a_gap(tmp_path, warehouse, ranks, refused):
+    file = tmp_path / "sets.parquet"
+    pl.DataFrame({"user_id": [7, 7, 7, 8], "pin_id": [1, 2, 3, 4], "rank": [*ranks, 1]}).write_parquet(file)
+    arguments = [file], {"count(*)": 4}, ["user_id", "pin_id"], ["user_id", "rank"], ("user_id", "rank")
+    if refused:
+        with pytest.raises(BucketError, match=r"the ranks of user_id 7 are not 1, 2, \.\.\.: nothing is written"):
+            collect(warehouse, *arguments)
+        assert scratch(warehouse) == []
+    else:
+        [path] = collect(warehouse, *arguments).paths
+        assert pl.read_parquet(path)["rank"].to_list() == [1, 2, 3, 1]
