@@ -13,6 +13,7 @@ def build_resources(environment: Environment, settings: Settings) -> dict[str, o
     warehouse = Warehouse(
         database=str(data / "warehouse" / "pinnersage.duckdb"),
         published=str(data / "published" / "pinnersage.duckdb"),
+        connection_config={"memory_limit": f"{settings.warehouse.memory_megabytes}MiB"},
     )
     source = Source(
         kind=environment.source,

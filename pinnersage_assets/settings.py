@@ -381,6 +381,16 @@ class EngineSettings(Section):
     )
 
 
+class WarehouseSettings(Section):
+    """The DuckDB file."""
+
+    memory_megabytes: int = Field(
+        2048,
+        ge=256,
+        description="What DuckDB may take in a process; what does not fit goes to disk for the time being.",
+    )
+
+
 class SimulationSettings(Section):
     """Sizes of the simulated source."""
 
@@ -416,6 +426,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     serving: ServingSettings = ServingSettings()
     retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
+    warehouse: WarehouseSettings = WarehouseSettings()
     simulation: SimulationSettings = SimulationSettings()
 
     @model_validator(mode="after")
