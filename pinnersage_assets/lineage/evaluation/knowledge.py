@@ -184,6 +184,10 @@ def map_users(
     Returns:
         What the kernel wrote, the first users first.
     """
+    nobody = pl.DataFrame(schema=COLUMNS[kernel])
+    # On the first day there is no index either.
+    if not len(known.users.user_ids):
+        return nobody
     evaluation = settings.evaluation
     shared = {
         "searches_exactly": len(known.corpus_ids) <= evaluation.exact_up_to,
@@ -207,7 +211,6 @@ def map_users(
             log_progress(log, "buckets of users"),
             keeps_rows=False,
         )
-        nobody = pl.DataFrame(schema=COLUMNS[kernel])
         return pl.concat([nobody, *(pl.read_parquet(file, hive_partitioning=False) for file in found)])
 
 
