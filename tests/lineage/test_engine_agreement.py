@@ -15,6 +15,7 @@ from pinnersage_assets.engines import tasks
 from pinnersage_assets.kernels import near_duplicates as near_duplicate_kernels
 from pinnersage_assets.kernels import retrieval as retrieval_kernels
 from pinnersage_assets.kernels import users as kernels
+from pinnersage_assets.model.variants import BY_INDEX
 
 TABLES = ("users.clusters", "users.medoids")
 DAYS = 12
@@ -384,3 +385,65 @@ def test_retrieval_that_cannot_be_made_stays_as_it_was(indexed, tmp_path, monkey
     assert world.read(f"FROM {table} WHERE dt = $day", day=day).equals(before)
     assert world.read("FROM operations.partitions WHERE table_name = $table", table=table).equals(ledger)
     assert scratch(world) == []
+
+
+# --- The evaluation: buckets of users that are judged
+
+JUDGED = (
+    "evaluation.calibration_trials",
+    "evaluation.retrieval_users",
+    "evaluation.variety",
+    "evaluation.ranking_users",
+    "evaluation.diversity",
+    "evaluation.online_agreement",
+)
+
+
+@pytest.fixture(scope="module")
+def to_judge(embedded, tmp_path_factory):
+    """What the evaluation of the last day reads, with an index that is searched. Read-only."""
+    world = embedded.copy(tmp_path_factory.mktemp("to_judge") / "data", settings_with(INDEXES["one shard"]))
+    assert failures(world.run("users_and_retrieval", on(DAYS - 2))) == {}
+    return world
+
+
+@pytest.fixture(scope="module")
+def judge(to_judge, tmp_path_factory):
+    """Runs the evaluation of the last day; of equal engines and buckets once."""
+
+    @functools.cache
+    def judge(users_a_bucket, exact_up_to=0, **engine):
+        settings = settings_with(INDEXES["one shard"], **engine)
+        settings = settings.model_copy(
+            update={"evaluation": settings.evaluation.model_copy(update={"exact_up_to": exact_up_to, "seeds": 2})}
+        )
+        world = to_judge.copy(tmp_path_factory.mktemp("judged") / "data", settings)
+        with pytest.MonkeyPatch.context() as patch, threadpool_limits(2):
+            patch.setattr("pinnersage_assets.lineage.evaluation.knowledge._USERS_A_BUCKET", users_a_bucket)
+            assert failures(world.run("daily", on(DAYS - 1), only=JUDGED)) == {}
+        assert scratch(world) == []
+        return {table: world.partition(table, on(DAYS - 1)) for table in JUDGED}
+
+    return judge
+
+
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def test_every_engine_judges_the_same(judge, kind):
+    skip_without(kind)
+    expected = judge(7, kind="in_process")
+    found = judge(7, kind=kind, workers=2)
+    for table, rows in found.items():
+        assert len(rows) > 5, table
+        assert rows.equals(expected[table]), table
+    assert found["evaluation.retrieval_users"]["user_id"].n_unique() > 14
+
+
+def test_buckets_make_no_difference_to_what_is_judged(judge):
+    """Searched exactly: how deep an index is searched depends on what else is searched with it."""
+    some, one = judge(7, 10**6, kind="in_process"), judge(10**6, 10**6, kind="in_process")
+    for table, rows in one.items():
+        found, rows = (
+            frame.filter(pl.col("model") != BY_INDEX) if "model" in frame.columns else frame
+            for frame in (some[table], rows)
+        )
+        assert_frame_equal(found, rows, check_exact=False, rel_tol=0, abs_tol=1e-6)
