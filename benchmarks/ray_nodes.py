@@ -1,8 +1,8 @@
 """The same kernel over the same buckets on a Ray cluster of one node and of two, one processor each.
 
-Run with ``python benchmarks/ray_nodes.py`` (extra ``ray``): 20,000 users of some 90 pins of 256 dimensions in buckets of
-500 users are clustered. A node is as good as a machine to Ray, but here both share one: memory, disk and whatever else runs.
-Starting Ray and its workers is counted apart: a run pays for that once.
+Run with ``python benchmarks/ray_nodes.py`` (extra ``ray``): 20,000 users of some 90 pins of 256 dimensions, in buckets of
+500 users, are clustered. A node is as good as a machine to Ray, but here both share one: memory, disk and whatever else
+runs. Starting Ray and its workers is counted apart: a run pays for that once.
 """
 
 import os
@@ -24,7 +24,7 @@ try:
 
     from pinnersage_assets.engines.on_ray import OnRay
 except ImportError as error:
-    raise SystemExit(f"{error}. This benchmark needs Ray: pip install -c constraints.txt '.[ray]'") from error
+    raise SystemExit(f"{error}. This benchmark needs its peers: pip install -c constraints.txt '.[ray]'") from error
 
 USERS = 20_000
 USERS_A_BUCKET = 500
@@ -50,7 +50,9 @@ def main(users: int = USERS) -> None:
             started, worked = on_cluster(nodes, sources, folder / "out", parameters)
             seconds[nodes] = min(worked, seconds.get(nodes, np.inf))
             print(
-                f"{nodes} node(s): started in {started:5.1f} s, {len(sources)} buckets in {worked:5.1f} s", flush=True
+                f"{nodes} node(s): started in {started:5.1f} s, {len(sources)} buckets in {worked:5.1f} s, "
+                f"{users / worked:,.0f} users a second  x {seconds[1] / worked:.2f}",
+                flush=True,
             )
     print(f"two nodes: x {seconds[1] / seconds[2]:.2f} as fast as one (load {os.getloadavg()[0]:.1f})")
 

@@ -11,8 +11,8 @@ from pinnersage_assets.settings import Settings
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-# These make ninety days of history first.
-_SLOW = ("daily_partition", "daily_peer", "disk")
+# These make ninety days of history first, or start Ray.
+_SLOW = ("daily_partition", "daily_peer", "disk", "ray_nodes")
 
 
 @pytest.mark.parametrize(
