@@ -1,7 +1,7 @@
 """The same kernel over the same buckets on a Ray cluster of one node and of two, one processor each.
 
-Run with ``python benchmarks/ray_nodes.py`` (extra ``ray``): 20,000 users of some 90 pins of 256 dimensions, in buckets of
-500 users, are clustered. A node is as good as a machine to Ray, but here both share one: memory, disk and whatever else
+Run with ``python benchmarks/ray_nodes.py`` (extra ``ray``): 20,000 users of some 90 pins of 256 dimensions, 500 a
+bucket, are clustered. A node is as good as a machine to Ray, but here both share one: memory, disk and whatever else
 runs. Starting Ray and its workers is counted apart: a run pays for that once.
 """
 
