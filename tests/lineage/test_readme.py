@@ -1,4 +1,4 @@
-"""What the README says is so: its queries run, and it lists every setting."""
+"""What the README says is so: its queries run, and it lists every setting. Settings that pages give can be used."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 
 from pinnersage_assets.settings import Section, Settings, load_settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README, OPERATIONS = (
+    (Path(__file__).parents[2] / name).read_text(encoding="utf-8") for name in ("README.md", "OPERATIONS.md")
+)
 QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -29,7 +31,7 @@ def test_every_setting_is_in_the_readme_as_it_is():
     assert not missing, "README.md should say:\n" + "\n".join(missing)
 
 
-@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL))
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", README + OPERATIONS, flags=re.DOTALL))
 def test_settings_of_the_readme_can_be_used(text, tmp_path):
     (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
     assert load_settings(tmp_path / "settings.toml") != Settings()
