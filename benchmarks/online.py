@@ -37,6 +37,7 @@ from pinnersage_assets.serving.server import serve
 from pinnersage_assets.serving.store import open_store
 from pinnersage_assets.serving.stream import open_stream
 from pinnersage_assets.settings import Environment, Settings
+from pinnersage_assets.warehouse.ledger import record_partitions
 from pinnersage_assets.warehouse.partitions import replace_partitions
 from pinnersage_assets.warehouse.tables import all_tables
 
@@ -100,6 +101,7 @@ def build(data: Path, number_of_users: int) -> None:
         days = [FIRST + datetime.timedelta(days=offset) for offset in range(90)]
         rows = actions.with_columns(dt=pl.col("ts").dt.date()).unique()
         replace_partitions(connection, all_tables()["staging.actions"], days, rows, run_id="bench")
+        record_partitions(connection, "staging.pins", {FIRST: pins}, "bench", None)
     del vectors
     started = time.perf_counter()
     result = dg.materialize(

@@ -375,7 +375,7 @@ def test_too_many_changes_mean_that_it_is_built(before_growing, since):
 def test_a_grown_index_that_finds_too_little_is_a_warning_and_it_is_built(before_growing):
     """Yesterday's file is in order but for its graph, which is that of other vectors."""
     ids, vectors = corpus_vectors(before_growing.warehouse, YESTERDAY)
-    bad = build(ids, np.roll(vectors[:], 1, axis=0), HnswParameters(16, 128, 200, "bf16"))
+    bad = build(ids, np.roll(vectors[:], 1, axis=0), HnswParameters(16, 128, 200, "i8"))
     file = file_of(before_growing, YESTERDAY)
     file.unlink()
     save(bad, file)

@@ -143,7 +143,7 @@ def test_refilled_sets_are_as_large_as_the_budget_whatever_the_model(case, judge
         {"_LEAST_DEPTH": 8, "_DEPTH_OF_SHARE": 1.0},
         {"_LEAST_DEPTH": 1000},
         {"_REACH": 1.0, "_FURTHER": 1.1},
-        {"_LISTS_AT_ONCE": 7, "_USERS_AT_ONCE": 7, "_TARGETS_AT_ONCE": 2, "_QUERIES_AT_ONCE": 3},
+        {"_LISTS_AT_ONCE": 7, "_USERS_AT_ONCE": 7, "_CANDIDATES_AT_ONCE": 2, "_QUERIES_AT_ONCE": 3},
     ],
 )
 def test_neither_depths_nor_batches_make_a_difference(case, judged, monkeypatch, changed):
