@@ -261,7 +261,7 @@ def retrieve(indexed, tmp_path_factory):
     return retrieve
 
 
-@pytest.mark.parametrize("rows_a_bucket", [200, 800])
+@pytest.mark.parametrize("rows_a_bucket", [pytest.param(200, marks=pytest.mark.slow), 800])
 @pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("index", INDEXES)
 def test_every_engine_retrieves_the_same_rows(retrieve, index, kind, rows_a_bucket):
