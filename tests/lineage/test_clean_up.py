@@ -194,6 +194,7 @@ def _shortest(name: str) -> int:
     return next(days for days in range(1, 1000) if is_allowed(days))
 
 
+@pytest.mark.slow
 def test_the_day_after_a_clean_up_is_made_as_if_there_had_been_none(world, tmp_path):
     """With the shortest retentions that are allowed: whatever the day reads is still there."""
     with_rows = world.copy(tmp_path / "with", settings_of(**dict.fromkeys(SHORT, 0)))
