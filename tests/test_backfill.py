@@ -415,6 +415,7 @@ def test_staging_is_not_overwritten_by_raw_rows_that_are_gone(expiring, tmp_path
     assert world.status("staging.actions", on(1)) == "passed"
 
 
+@pytest.mark.slow
 def test_a_day_whose_models_have_expired_is_judged_again_once_they_are_made_again(expiring, undisturbed, tmp_path):
     world = expiring.copy(tmp_path / "data", expiring.settings)
     judging = ["evaluation.retrieval_users", "evaluation.ranking_users", "evaluation.protocol"]

@@ -430,17 +430,19 @@ def judge(to_judge, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_every_engine_judges_the_same(judge, kind):
     skip_without(kind)
-    expected = judge(7, kind="in_process")
-    found = judge(7, kind=kind, workers=2)
+    expected = judge(3, kind="in_process")
+    found = judge(3, kind=kind, workers=2)
     for table, rows in found.items():
         assert len(rows) > 5, table
         assert rows.equals(expected[table]), table
-    assert found["evaluation.retrieval_users"]["user_id"].n_unique() > 14
+    # In several buckets.
+    assert found["evaluation.retrieval_users"]["user_id"].n_unique() > 6
 
 
+@pytest.mark.slow
 def test_buckets_make_no_difference_to_what_is_judged(judge):
     """Searched exactly: how deep an index is searched depends on what else is searched with it."""
-    some, one = judge(7, 10**6, kind="in_process"), judge(10**6, 10**6, kind="in_process")
+    some, one = judge(3, 10**6, kind="in_process"), judge(10**6, 10**6, kind="in_process")
     for table, rows in one.items():
         found, rows = (
             frame.filter(pl.col("model") != BY_INDEX) if "model" in frame.columns else frame
