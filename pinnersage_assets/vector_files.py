@@ -42,12 +42,6 @@ def write_vectors(path: Path, rows: int, parts: Iterable[tuple[NDArray[np.int64]
         raise ValueError(f"{written:,} vectors came for {rows:,} pins")
 
 
-def map_vectors(path: Path) -> NDArray[np.float32]:
-    """The vectors of a file, (rows, d), read from disk as they are used."""
-    # A plain array over the mapped pages: a memmap makes every slice a memmap again, which takes its time.
-    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-
-
 @dataclass(frozen=True)
 class VectorFile:
     """Vectors and nothing else, float32, that may be appended to: the first ``rows`` of them."""

@@ -70,10 +70,9 @@ class JudgedUsers:
         """Users from first up to last, and their pins alone."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         columns["user_ids"] = self.user_ids[first:last]
-        for kind in ("action", "seen", "target", "later", "seen_later", "recommended", "shown"):
-            owners = columns[f"{kind}_users"]
-            own = slice(*np.searchsorted(owners, [first, last]))
-            for name in _COLUMNS[kind]:
+        for kind, names in _COLUMNS.items():
+            own = slice(*np.searchsorted(columns[f"{kind}_users"], [first, last]))
+            for name in names:
                 columns[name] = columns[name][own]
             columns[f"{kind}_users"] = columns[f"{kind}_users"] - first
         pins = np.union1d(columns["action_pins"], columns["later_pins"])

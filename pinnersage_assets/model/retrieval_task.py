@@ -93,14 +93,6 @@ class SetCounts:
         )
         return SetCounts(relevant, recalled, np.rint(set_size / np.diff(offsets)).astype(np.int32))
 
-    def means(self, targets: Targets) -> dict[str, NDArray[np.float64]]:
-        """Relevance and recall of each set, (S,): means over users of the shares of their targets (Table 4)."""
-        wanted = np.bincount(targets.users, minlength=self.relevant.shape[1])
-        return {
-            "relevance": (self.relevant / wanted).mean(axis=1),
-            "recall": (self.recalled / wanted).mean(axis=1),
-        }
-
 
 def judge_variants(
     population: UserEmbeddings,

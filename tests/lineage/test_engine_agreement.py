@@ -164,8 +164,7 @@ def grouped(staged, tmp_path_factory):
     ],
 )
 def test_every_engine_groups_the_same_near_duplicates(staged, grouped, tmp_path, kind, rows_a_bucket):
-    if kind == "ray" and importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install -c constraints.txt -e '.[dev,ray]'")
+    skip_without(kind)
     world = staged.copy(tmp_path / "data", settings_with(kind=kind, workers=2, rows_a_bucket=rows_a_bucket))
     for first, last in ((0, 0), (1, 6), (7, 7), (8, DAYS - 1)):
         assert failures(group(world, first, last)) == {}
