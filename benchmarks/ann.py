@@ -51,7 +51,7 @@ def ours(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
     save(made, folder / "ours.usearch")
     yield (folder / "ours.usearch").stat().st_size
     for expansion in EXPANSIONS:
-        wide = replace(made, expansion_search=expansion)
+        wide = replace(made, expansion_search=expansion, least_expansion=1)
         yield f"ef {expansion}", lambda queries, index=wide: index.search(queries, NEIGHBOURS)[0]
 
 
@@ -68,7 +68,7 @@ def index_alone(vectors: NDArray[np.float32], folder: Path) -> Iterator[object]:
         return found
 
     for expansion in EXPANSIONS:
-        wide = replace(made, expansion_search=expansion)
+        wide = replace(made, expansion_search=expansion, least_expansion=1)
         yield f"ef {expansion}", lambda queries, index=wide: search(queries, index)
 
 

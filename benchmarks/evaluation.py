@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import exact_search
-from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.diversity import most_popular_rows
 from pinnersage_assets.model.ranking_metrics import TIE, Candidates, best_cosines, draw_negatives, rank_metrics
 from pinnersage_assets.model.retrieval_task import (
     RetrievalTask,
@@ -156,9 +156,10 @@ def table_4(world: World) -> dict[str, NDArray]:
 
 
 def control_sets(world: World) -> list[Pairs]:
-    pins = np.arange(len(world.task.corpus))
+    # As many as the budget beyond what anybody has seen.
+    size = world.task.budget + int(np.bincount(world.task.seen.users).max(initial=0))
     return [random_sets(world.task, [(*key, user) for user in world.users.tolist()]) for key in KEYS.values()] + [
-        popular_sets(world.task, world.popularity, keyed_uniform("popular", *key, pins)) for key in KEYS.values()
+        popular_sets(world.task, most_popular_rows(world.popularity, ("popular", *key), size)) for key in KEYS.values()
     ]
 
 

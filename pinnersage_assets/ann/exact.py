@@ -44,8 +44,12 @@ class ExactIndex:
         Returns:
             ids and cosines, both (q, min(k, m)), nearest first; equally near ones by id.
         """
-        rows, cosines = exact_search(queries, self.vectors, k)
+        rows, cosines = self.search_rows(queries, k)
         return self.ids[rows], cosines
+
+    def search_rows(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `search`, rows of ``ids`` in place of ids."""
+        return exact_search(queries, self.vectors, k)
 
 
 def exact_search(

@@ -4,7 +4,10 @@ An index file is written under a temporary name, synced and renamed, and never w
 place, which would lose the index to a crash and kill every process that has the file mapped.
 """
 
+import itertools
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index, ScalarKind
 
-from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.locality import nearby_order
 from pinnersage_assets.files import checksum, written_atomically
 from pinnersage_assets.model.selected_vectors import Vectors
@@ -71,8 +74,12 @@ class HnswIndex:
     vectors: Vectors
     """(m, n) unit vectors."""
     expansion_search: int
+    """HNSW's ef, or more where many neighbours are wanted: see `least_expansion`."""
     threads: int = 0
     """That search; 0 stands for all processors."""
+    least_expansion: float = 2.0
+    """HNSW's ef to the neighbours it is asked for, at least. With as many as that and no more, the last of a list are
+    found by luck: of the 233 nearest of a million pins 91 % where ef is 270, 96 % where it is 530."""
 
     @cached_property
     def _row_table(self) -> NDArray[np.int32] | None:
@@ -85,10 +92,12 @@ class HnswIndex:
         return table
 
     def _rows_of(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of ids; of -1, which stands for none, any row."""
+        """The rows of ids; of -1, which stands for none, -1."""
         if self._row_table is None:
-            return np.minimum(np.searchsorted(self.ids, found), len(self.ids) - 1)
-        return self._row_table[np.where(found == -1, 0, found - self.ids[0])]
+            rows = np.searchsorted(self.ids, found)
+        else:
+            rows = self._row_table[np.where(found == -1, 0, found - self.ids[0])]
+        return np.where(found == -1, -1, rows)
 
     @property
     def scans_from(self) -> int:
@@ -108,25 +117,25 @@ class HnswIndex:
             ids and cosines, both (q, min(k, m)), nearest first; equally near ones by id. Where fewer were found, -1 and
             minus infinity fill the row.
         """
+        rows, cosines = self.search_rows(queries, k)
+        return np.where(rows == -1, -1, self.ids[rows]) if len(self.ids) else rows, cosines
+
+    def search_rows(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `search`, rows of ``ids`` in place of ids."""
         k = min(k, len(self.ids))
         if k >= self.scans_from:
-            return ExactIndex(self.ids, self.vectors).search(queries, k)
-        ids = np.empty((len(queries), k), dtype=np.int64)
+            return exact_search(queries, self.vectors, k)
+        rows = np.empty((len(queries), k), dtype=np.int64)
         cosines = np.empty((len(queries), k), dtype=np.float32)
         if k == 0:
-            return ids, cosines
+            return rows, cosines
         order = nearby_order(queries)
         ranked = min(k + k // 10 + _RANKED_BEYOND, len(self.ids))
-        # Of one place for all gathered vectors the memory need not be mapped again and again.
-        gathered = np.empty((_RANKED_AT_ONCE, ranked, queries.shape[1]), dtype=np.float32)
         for start in range(0, len(order), _SEARCHED_AT_ONCE):
             some = order[start : start + _SEARCHED_AT_ONCE]
             found, _ = self.nearest_ids(queries[some], ranked, self.threads)
-            for first in range(0, len(some), _RANKED_AT_ONCE):
-                part = slice(first, first + _RANKED_AT_ONCE)
-                rows = some[part]
-                ids[rows], cosines[rows] = self._rank(queries[rows], found[part], k, gathered[: len(rows)])
-        return ids, cosines
+            rows[some], cosines[some] = self._ranked(queries[some], self._rows_of(found), k)
+        return rows, cosines
 
     def nearest_ids(self, queries: NDArray[np.float32], k: int, threads: int = 0) -> tuple[NDArray[np.int64], int]:
         """Ids of the pins that HNSW finds, as it stores their vectors, and the distances that it computed.
@@ -140,7 +149,7 @@ class HnswIndex:
             ids (q, k) int64, -1 where fewer were found; and the distance computations of all queries together.
         """
         # USearch forgets its expansion on loading, and silently gives worse lists where k exceeds it.
-        self.index.expansion_search = max(self.expansion_search, k)
+        self.index.expansion_search = max(self.expansion_search, int(self.least_expansion * k))
         matches = self.index.search(_as_stored(queries, self.index), k, threads=threads)
         # To a single query USearch gives its matches alone, without counts.
         keys = np.asarray(matches.keys).reshape(len(queries), -1).view(np.int64)
@@ -150,17 +159,35 @@ class HnswIndex:
         found[np.arange(k) >= np.asarray(counts)[:, None]] = -1
         return found, matches.computed_distances
 
-    def _rank(
-        self, queries: NDArray[np.float32], found: NDArray[np.int64], k: int, gathered: NDArray[np.float32]
+    def _ranked(
+        self, queries: NDArray[np.float32], found: NDArray[np.int64], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k nearest by the cosines of the full vectors: those of the stored ones are rounded."""
-        # Ascending ids, so that a stable sort by cosine leaves equally near ones in their order.
-        found = np.sort(found, axis=1)
-        self.vectors.take(self._rows_of(found), axis=0, out=gathered, mode="clip")
-        cosines = np.einsum("qkn,qn->qk", gathered, queries)
-        cosines[found == -1] = -np.inf
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+        """The k nearest of the rows found, (q, r), by the cosines of the full vectors: those stored are rounded."""
+        rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+
+        def rank(share: slice) -> None:
+            # Of one place for all gathered vectors the memory need not be mapped again and again.
+            gathered = np.empty((_RANKED_AT_ONCE, found.shape[1], queries.shape[1]), dtype=np.float32)
+            for first in range(share.start, share.stop, _RANKED_AT_ONCE):
+                some = slice(first, min(first + _RANKED_AT_ONCE, share.stop))
+                # Ascending, so that a stable sort by cosine leaves equally near ones in the order of rows.
+                near = np.sort(found[some], axis=1)
+                vectors = self.vectors.take(near, axis=0, out=gathered[: len(near)], mode="clip")
+                exact = np.einsum("qkn,qn->qk", vectors, queries[some])
+                exact[near == -1] = -np.inf
+                order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+                rows[some] = np.take_along_axis(near, order, axis=1)
+                cosines[some] = np.take_along_axis(exact, order, axis=1)
+
+        threads = min(self.threads or os.cpu_count() or 1, -(-len(queries) // _RANKED_AT_ONCE))
+        if threads == 1:
+            rank(slice(0, len(queries)))
+            return rows, cosines
+        bounds = np.linspace(0, len(queries), threads + 1).astype(int).tolist()
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(rank, itertools.starmap(slice, itertools.pairwise(bounds))):
+                pass
+        return rows, cosines
 
 
 def build(

@@ -1,4 +1,4 @@
-"""The nearest pins among those for which a condition holds: USearch has no filter in Python."""
+"""As many of the nearest pins as are wanted, also among those for which a condition holds: USearch has no filter."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,17 @@ CorpusIndex = ExactIndex | HnswIndex | ShardedIndex
 _SLACK = 3
 # Neighbours held at once, of 13 bytes each.
 _NEIGHBOURS_AT_ONCE = 8_000_000
+
+
+def search_whole(index: CorpusIndex, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k nearest pins of each query as rows of ``index.ids``, (q, min(k, m)); of no query fewer."""
+    k = min(k, len(index.ids))
+    found, depth = index.search_rows(queries, k)[0], k
+    # This ends: a search for more than a tenth of the corpus is exact.
+    while len(short := np.flatnonzero((found == -1).any(axis=1))):
+        depth *= 4
+        found[short] = index.search_rows(queries[short], depth)[0][:, :k]
+    return found
 
 
 def search_among(

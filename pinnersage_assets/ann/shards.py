@@ -85,6 +85,11 @@ class ShardedIndex:
         """As `HnswIndex.search`: the nearest of the k nearest in each shard."""
         return merge([shard.search(queries, k) for shard in self.shards], k)
 
+    def search_rows(self, queries: NDArray[np.float32], k: int) -> Found:
+        """As `search`, rows of ``ids`` in place of ids."""
+        found, cosines = self.search(queries, k)
+        return np.where(found == -1, -1, np.searchsorted(self.ids, found)), cosines
+
 
 def put_together(shards: Sequence[HnswIndex], ids: NDArray[np.int64], vectors: Vectors) -> HnswIndex | ShardedIndex:
     """The index that one or more shards make, of all their pins."""

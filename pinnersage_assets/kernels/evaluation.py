@@ -3,9 +3,8 @@
 All kernels here read users from a file of `JudgedUsers.save`. What they share stands in their parameters:
 
 ``index``: what `open_index` takes, of the corpus that models know; ``searches_exactly``: whether all rows but one are
-judged without it; ``popularity``: a ``.npy`` file, (m,) actions of everybody on each corpus pin; ``alpha``; ``seed``
-and ``day``, by which what is random is keyed; ``budget`` and ``relevance_cosine``, as of `RetrievalTask`; ``variants``:
-fields of a `Variant` by name; ``seeds``.
+judged without it; ``alpha``; ``seed`` and ``day``, by which what is random is keyed; ``budget`` and
+``relevance_cosine``, as of `RetrievalTask`; ``variants``: fields of a `Variant` by name; ``seeds``.
 """
 
 from collections import defaultdict
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.index_files import open_index
-from pinnersage_assets.ann.restricted import CorpusIndex
+from pinnersage_assets.ann.restricted import CorpusIndex, search_whole
 from pinnersage_assets.model.diversity import diversity
 from pinnersage_assets.model.judged_users import JudgedUsers, MomentsOfUsers
 from pinnersage_assets.model.moments import (
@@ -33,7 +32,6 @@ from pinnersage_assets.model.moments import (
     updated_online,
 )
 from pinnersage_assets.model.population import offsets_of, rows_of
-from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.ranking_metrics import Candidates, Negatives, best_cosines, draw_negatives, rank_metrics
 from pinnersage_assets.model.retrieval_task import (
     RetrievalTask,
@@ -83,7 +81,8 @@ def judge_candidate_sets(source: Path, destination: Path, parameters: Mapping[st
         source: the users.
         destination: gets a row a set and user: user_id, model, seed, targets, relevant, recalled, set_size, and of the
             first seed the corpus rows of the set, null of others (of several sets in a day the last one).
-        parameters: as above; ``recent_actions`` that the online model takes.
+        parameters: as above; ``recent_actions`` that the online model takes; ``popular``: a ``.npy`` file, for each
+            seed corpus rows as of `popular_sets`.
 
     Returns:
         The number of rows.
@@ -166,7 +165,8 @@ def rank_candidates(source: Path, destination: Path, parameters: Mapping[str, An
         destination: gets a row a model, seed, user and kind of negatives: user_id, model, seed, negatives, actions,
             r_precision, reciprocal_rank, drawn (negatives), padded (how many are random for want of impressions; null
             of other kinds).
-        parameters: as above; ``negatives_per_action``.
+        parameters: as above; ``negatives_per_action``; ``popularity``: a ``.npy`` file, (m,) actions of everybody on
+            each corpus pin.
 
     Returns:
         The number of rows.
@@ -180,7 +180,7 @@ def rank_candidates(source: Path, destination: Path, parameters: Mapping[str, An
     shown = Pairs.of(users.shown_users, rows_of(ids, users.shown_pin_ids))
     in_corpus = np.isin(ids, corpus_ids, assume_unique=True)
     popularity = np.zeros(len(ids))
-    popularity[in_corpus] = bucket.popularity
+    popularity[in_corpus] = np.load(parameters["popularity"])
     seen = Pairs.of(users.seen_users, np.flatnonzero(in_corpus)[users.seen_corpus])
     nobody = Pairs(np.empty(0, np.int64), np.empty(0, np.int64))
     kinds = {
@@ -270,10 +270,6 @@ class _Bucket:
         return VectorFile.of(self.parameters["index"]["vectors"]).map()
 
     @cached_property
-    def popularity(self) -> NDArray[np.int64]:
-        return np.load(self.parameters["popularity"], mmap_mode="r").view(np.ndarray)
-
-    @cached_property
     def population(self) -> UserEmbeddings:
         return self.users.population(self.vectors, self.parameters["alpha"], self.key(self.parameters["seed"]))
 
@@ -353,15 +349,11 @@ class _Bucket:
 
         And what was really recommended.
         """
-        seeds, pins, user_ids = self.parameters["seeds"], np.arange(len(self.index.ids)), self.users.user_ids.tolist()
+        seeds, user_ids = self.parameters["seeds"], self.users.user_ids.tolist()
+        popular = np.load(self.parameters["popular"])
         return (
             {("random", seed): random_sets(self.task, [(*self.key(seed), user) for user in user_ids]) for seed in seeds}
-            | {
-                ("popular", seed): popular_sets(
-                    self.task, self.popularity, keyed_uniform("popular", *self.key(seed), pins)
-                )
-                for seed in seeds
-            }
+            | {("popular", seed): popular_sets(self.task, most) for seed, most in zip(seeds, popular, strict=True)}
             | {("recommended", self.parameters["seed"]): self.users.recommended}
         )
 
@@ -379,17 +371,6 @@ class _Bucket:
                 **{name: array.ravel() for name, array in vars(counts).items()},
             }
         )
-
-
-def search_whole(index: CorpusIndex, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The nearest corpus rows by an index, (q, min(k, m)); where it finds too few, deeper, as for recommendations."""
-    k = min(k, len(index.ids))
-    found, depth = index.search(queries, k)[0], k
-    # This ends: a search for more than a tenth of the corpus is exact.
-    while len(short := np.flatnonzero((found == -1).any(axis=1))):
-        depth *= 4
-        found[short] = index.search(queries[short], depth)[0][:, :k]
-    return rows_of(index.ids, found.ravel()).reshape(found.shape)
 
 
 def _pins_to_rank(bucket: _Bucket) -> tuple[NDArray[np.int64], Vectors]:

@@ -54,6 +54,15 @@ SEEN_SINCE = _ACTED_ON_CORPUS_PINS.format(
 )
 
 
+def of_users(query: str) -> str:
+    """A query for the rows of some users alone, ``$users``.
+
+    It says so where actions are read as well: DuckDB joins and groups those of everybody first otherwise.
+    """
+    some = "user_id IN (SELECT unnest($users))"
+    return f"SELECT * FROM ({query.replace('staging.actions', f'(FROM staging.actions WHERE {some})')}) WHERE {some}"
+
+
 def corpus_ids(warehouse: Warehouse, day: datetime.date) -> NDArray[np.int64]:
     """The pins that may be recommended as of a day, (m,) ascending."""
     return warehouse.read("SELECT pin_id FROM corpus.pins WHERE dt = $day ORDER BY pin_id", {"day": day})[

@@ -27,6 +27,7 @@ from pinnersage_assets.serving.store import Store, content_of, open_store
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 from pinnersage_assets.warehouse.publishing import UNNAMED_FOR_SECONDS, named
 
 # Every pin that is known, whether it may be recommended, and the corpus pin that stands for it. The corpus comes first.
@@ -57,8 +58,6 @@ _MEDOIDS = """
     SELECT user_id, medoid_pin_id, size::BIGINT AS size, importance FROM users.medoids WHERE dt = $day
     ORDER BY user_id, cluster, medoid_pin_id
 """
-
-_VECTORS = "SELECT pin_id, embedding FROM staging.pins WHERE dt <= $day"
 
 # Vectors that are in memory at once.
 _VECTORS_AT_ONCE = 50_000
@@ -140,10 +139,9 @@ def _write_pins(warehouse: Warehouse, settings: Settings, day: datetime.date, fo
         "neighbour_cosines": neighbours["cosines"].explode(empty_as_null=False).to_numpy(),
         "popular_rows": rows(popular),
     }
-    order = np.argsort(ids)
-    parts = warehouse.read_vectors_in_parts(_VECTORS, {"day": day}, _VECTORS_AT_ONCE)
-    vectors = ((order[np.searchsorted(ids, some, sorter=order)], part) for some, part in parts)
-    return write_pin_files(folder, arrays, vectors), len(ids)
+    vectors = pin_vectors(warehouse, day).select(ids)
+    parts = np.split(np.arange(len(ids)), range(_VECTORS_AT_ONCE, len(ids), _VECTORS_AT_ONCE))
+    return write_pin_files(folder, arrays, ((rows, vectors[rows]) for rows in parts)), len(ids)
 
 
 def _rows(corpus: pl.Series) -> Callable[[pl.Series], NDArray[np.int32]]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.user_sets import Pairs
 
 
@@ -52,6 +53,23 @@ def popular_rows(actions: NDArray[np.int64], chance: NDArray[np.float64]) -> NDA
     return np.lexsort((chance, -actions))
 
 
+def most_popular_rows(actions: NDArray[np.int64], keys: tuple[int | str, ...], size: int) -> NDArray[np.int64]:
+    """The first of `popular_rows`, (min(size, m),), equals being ordered by chance keyed by the row.
+
+    Args:
+        actions: (m,) how often each was acted on.
+        keys: as of `keyed_uniform`; the row is the last.
+        size: how many.
+    """
+    if size < len(actions):
+        # Below the last that is wanted nobody need be sorted, nor drawn a number.
+        least = np.partition(actions, len(actions) - size)[len(actions) - size] if size else np.inf
+        some = np.flatnonzero(actions >= least)
+    else:
+        some = np.arange(len(actions))
+    return some[popular_rows(actions[some], keyed_uniform(*keys, some))][:size]
+
+
 def overlap_with_popular(sets: Pairs, popular: NDArray[np.int64], users: int) -> NDArray[np.float64]:
     """The share of each user's set that is among the n most popular pins, n being the size of the set.
 
@@ -59,15 +77,15 @@ def overlap_with_popular(sets: Pairs, popular: NDArray[np.int64], users: int) ->
 
     Args:
         sets: the candidate sets.
-        popular: (m,) all corpus rows, the most popular first, as of `popular_rows`.
+        popular: (n,) the most popular corpus rows, the most popular first: all, or as many as the largest set has.
         users: U.
 
     Returns:
         (U,) between 0 and 1; nan for an empty set.
     """
-    rank = np.empty(len(popular), np.int64)
-    rank[popular] = np.arange(len(popular))
     sizes = np.bincount(sets.users, minlength=users)
+    rank = np.full(max(popular.max(initial=-1), sets.rows.max(initial=-1)) + 1, len(popular))
+    rank[popular] = np.arange(len(popular))
     is_popular = rank[sets.rows] < sizes[sets.users]
     shared = np.bincount(sets.users[is_popular], minlength=users)
     return np.divide(shared, sizes, out=np.full(users, np.nan), where=sizes > 0)

@@ -14,7 +14,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.model.candidates import shares
-from pinnersage_assets.model.diversity import popular_rows
 from pinnersage_assets.model.population import batches, ranges
 from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
@@ -27,12 +26,13 @@ _USERS_AT_ONCE = 256
 # Candidates whose vectors are held against a user's targets at once.
 _CANDIDATES_AT_ONCE = 8_192
 # Queries of like depth that are searched together.
-_QUERIES_AT_ONCE = 2_048
-# Lists are searched this deep at least, since less costs as much, or this often the largest share that is wanted of
-# them, for overlaps; and deeper by what is seen, up to the first again. For sets that this is not enough for, lists are
-# searched as deep as any set could want them.
-_LEAST_DEPTH = 128
+_QUERIES_AT_ONCE = 8_192
+# Lists are searched this deep at least, or this often the largest share that is wanted of them, for overlaps; and
+# deeper by what is seen, up to so many pins, for what a user has seen is mostly near other lists. For the few sets that
+# this is not enough for, lists are searched as deep as any set could want them.
+_LEAST_DEPTH = 64
 _DEPTH_OF_SHARE = 1.5
+_SEEN_OF_LIST = 48
 # How far sets are looked at, relative to the shares, and how much further each time that overlaps leave room.
 _REACH = 1.25
 _FURTHER = 2
@@ -228,21 +228,20 @@ def random_sets(task: RetrievalTask, keys: Sequence[tuple[int, ...]]) -> Pairs:
     return _pairs(drawn)
 
 
-def popular_sets(task: RetrievalTask, actions: NDArray[np.int64], chance: NDArray[np.float64]) -> Pairs:
+def popular_sets(task: RetrievalTask, popular: NDArray[np.integer]) -> Pairs:
     """The unseen corpus rows that were acted on most.
 
     Args:
         task: whose corpus has m rows.
-        actions: (m,) how often each was acted on.
-        chance: (m,) random numbers, by which equals are ordered.
+        popular: (n,) the most popular corpus rows, the most popular first: as many as the budget beyond what any user
+            has seen, or all.
     """
-    order = popular_rows(actions, chance)
     bounds = np.searchsorted(task.seen.users, np.arange(task.users + 1))
     is_seen = np.zeros(len(task.corpus), dtype=bool)
     found = []
     for first, last in pairwise(bounds):
         seen = task.seen.rows[first:last]
-        found.append(_first_unseen(order[: task.budget + len(seen)], seen, task.budget, is_seen))
+        found.append(_first_unseen(popular[: task.budget + len(seen)], seen, task.budget, is_seen))
     return _pairs(found)
 
 
@@ -521,7 +520,7 @@ def _depths(lists: _Lists, members: _Members, task: RetrievalTask) -> tuple[NDAr
     largest = np.zeros(len(lists.users), dtype=np.int64)
     np.maximum.at(largest, members.lists, members.shares)
     enough = np.maximum(_LEAST_DEPTH, np.ceil(_DEPTH_OF_SHARE * largest).astype(np.int64))
-    shallow = np.minimum(enough, task.budget) + np.minimum(seen, _LEAST_DEPTH)
+    shallow = np.minimum(enough, task.budget) + np.minimum(seen, _SEEN_OF_LIST)
     return np.minimum(shallow, len(task.corpus)), np.minimum(task.budget + seen, len(task.corpus))
 
 

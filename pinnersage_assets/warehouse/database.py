@@ -98,13 +98,6 @@ class Warehouse(DuckDBResource):
         ids, vectors = frame.get_columns()
         return ids.to_numpy(), vectors.to_numpy().reshape(len(frame), *vectors.dtype.shape)
 
-    def read_vectors_in_parts(
-        self, query: str, parameters: Mapping[str, Any], rows: int
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """As `read_vectors`, some thousands of rows at a time, through one connection."""
-        with self.get_reader() as connection:
-            yield from vectors_in_parts(connection, query, parameters, rows)
-
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         # What does not fit into memory goes where it would if the file were opened by itself.
@@ -142,7 +135,7 @@ class Warehouse(DuckDBResource):
 def vectors_in_parts(
     connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any], rows: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """As `Warehouse.read_vectors_in_parts`, through a connection that has temporary tables for example."""
+    """As `Warehouse.read_vectors`, some thousands of rows at a time."""
     for batch in connection.sql(query, params=dict(parameters)).to_arrow_reader(rows):
         ids, vectors = batch.columns
         values = vectors.flatten().to_numpy().reshape(len(batch), vectors.type.list_size)

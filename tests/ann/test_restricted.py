@@ -5,7 +5,7 @@ import pytest
 
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.hnsw import HnswParameters, build
-from pinnersage_assets.ann.restricted import search_among
+from pinnersage_assets.ann.restricted import search_among, search_whole
 
 PARAMETERS = HnswParameters(connectivity=16, expansion_add=128, expansion_search=200, dtype="f32")
 PINS, TOPICS = 4000, 20
@@ -121,3 +121,24 @@ def test_equally_near_ones_come_by_id():
             if isinstance(index, ExactIndex):
                 assert found[axis].tolist() == own[:10].tolist()
         assert (cosines == 1).all()
+
+
+class ShortIndex:
+    """Finds every pin only when it is asked for a tenth of them."""
+
+    ids = np.arange(100, 200)
+
+    def search_rows(self, queries, k):
+        found = np.full((len(queries), k), -1)
+        found[:, : k if k > 10 else 2] = np.arange(k if k > 10 else 2)
+        return found, None
+
+
+def test_where_the_index_finds_too_few_it_is_searched_deeper():
+    rows = search_whole(ShortIndex(), np.zeros((3, 4), np.float32), 5)
+    assert rows.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_a_whole_search_gives_rows(index, queries):
+    ids, _ = index.search(queries, 30)
+    assert np.array_equal(index.ids[search_whole(index, queries, 30)], ids)

@@ -11,7 +11,6 @@ from conftest import LAST
 from oracle import Oracle
 from world import failures, small_settings
 
-from pinnersage_assets.kernels.evaluation import search_whole
 from pinnersage_assets.lineage.corpus_index import open_corpus_index
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.variants import BY_INDEX
@@ -161,19 +160,3 @@ def in_turns(lists):
     """One pin of each list after the other, of equal places the smallest first, until twelve are found."""
     turns = [sorted(turn) for turn in zip(*lists, strict=True)]
     return set(list(dict.fromkeys(pin for turn in turns for pin in turn))[:12])
-
-
-class ShortIndex:
-    """Finds every pin only when it is asked for a tenth of them."""
-
-    ids = np.arange(100, 200)
-
-    def search(self, queries, k):
-        found = np.full((len(queries), k), -1)
-        found[:, : k if k > 10 else 2] = self.ids[: k if k > 10 else 2]
-        return found, None
-
-
-def test_where_the_index_finds_too_few_it_is_searched_deeper():
-    rows = search_whole(ShortIndex(), np.zeros((3, 4), np.float32), 5)
-    assert rows.tolist() == [[0, 1, 2, 3, 4]] * 3

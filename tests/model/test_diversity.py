@@ -12,9 +12,11 @@ from pinnersage_assets.model.diversity import (
     diversity,
     interest_entropy,
     mean_of_defined,
+    most_popular_rows,
     overlap_with_popular,
     popular_rows,
 )
+from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.user_sets import Pairs
 
 USERS, PINS = 12, 40
@@ -129,6 +131,18 @@ def test_nobody_is_recommended_anything():
 
 def test_the_most_popular_come_first_and_equals_by_chance():
     assert popular_rows(np.array([1, 5, 0, 5]), np.array([0.5, 0.9, 0.1, 0.2])).tolist() == [3, 1, 0, 2]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 20, 50, 100])
+def test_the_first_of_the_most_popular_are_those_of_all(size):
+    actions = np.random.default_rng(0).integers(4, size=50)
+    chance = keyed_uniform("popular", 3, np.arange(50))
+    assert most_popular_rows(actions, ("popular", 3), size).tolist() == popular_rows(actions, chance)[:size].tolist()
+
+
+def test_equally_popular_pins_take_turns():
+    drawn = [most_popular_rows(np.zeros(200, int), ("popular", seed), 40) for seed in range(60)]
+    assert np.bincount(np.concatenate(drawn), minlength=200).min() > 0
 
 
 def test_means_are_of_what_is_defined():

@@ -4,8 +4,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pinnersage_assets.lineage.evaluation.knowledge import KNOWN_ACTIONS, KNOWN_USERS, OF_USERS
-from pinnersage_assets.lineage.queries import window
+from pinnersage_assets.lineage.evaluation.knowledge import KNOWN_ACTIONS, KNOWN_USERS
+from pinnersage_assets.lineage.queries import of_users, window
 from pinnersage_assets.model.merged_vectors import mean_cosine_by_age, past_against_latest
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
@@ -32,7 +32,7 @@ def action_ages(
     scope = window(day, settings)
     everybody = warehouse.read(KNOWN_USERS, scope)["user_id"].to_numpy()
     users = keyed_sample(everybody, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
-    own = warehouse.read(OF_USERS.format(KNOWN_ACTIONS), {**scope, "users": users.tolist()})
+    own = warehouse.read(of_users(KNOWN_ACTIONS), {**scope, "users": users.tolist()})
     ids, vectors = pin_vectors(warehouse, day).known(own["pin_id"].to_numpy())
     past = past_against_latest(
         own["user_id"].to_numpy(), own["age"].to_numpy(), rows_of(ids, own["pin_id"].to_numpy()), vectors

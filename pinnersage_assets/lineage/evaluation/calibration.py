@@ -27,7 +27,9 @@ def calibration_trials(
     known = gather_knowledge(warehouse, settings, partition_day(context), settings.calibration.users)
     candidates = settings.calibration.grid().with_columns(model=pl.int_range(pl.len()).cast(pl.String))
     variants = {name: variant_of(*choice) for *choice, name in candidates.iter_rows()}
-    judged = map_users(known, "judge_grid", variants, warehouse, settings, engine.get_engine(), context.log, seeds=1)
+    judged = map_users(
+        known, "judge_grid", variants, warehouse, settings, engine.get_engine(), context.log, seeds=[settings.seed]
+    )
     tried = candidates.join(mean_over_users(judged), on="model", maintain_order="left")
     return dg.MaterializeResult(
         value=tried.select(*COLUMNS, "relevance", "recall", "users"),

@@ -27,7 +27,7 @@ def diversity(
     known = gather_knowledge(warehouse, settings, partition_day(context))
     variants = {str(e): Variant(embeddings=e) for e in range(1, _MOST_EMBEDDINGS + 1)}
     judged = map_users(
-        known, "judge_diversity", variants, warehouse, settings, engine.get_engine(), context.log, seeds=1
+        known, "judge_diversity", variants, warehouse, settings, engine.get_engine(), context.log, seeds=[settings.seed]
     )
     means = mean_over_users(judged, "diversity", "action_diversity")
     return means.rename({"model": "embeddings"}).cast({"embeddings": pl.Int32})

@@ -126,7 +126,7 @@ def _sampled_queries(
     some = drawn[np.argsort(chance)[: settings.index.recall_sample]].sort("user_id", "cluster", "medoid_pin_id")
     members = warehouse.read(
         "SELECT user_id, cluster, pin_id, actions FROM users.clusters "
-        "WHERE dt = $day AND list_contains($users, user_id) ORDER BY user_id, cluster, pin_id",
+        "WHERE dt = $day AND user_id IN (SELECT unnest($users)) ORDER BY user_id, cluster, pin_id",
         {"day": day, "users": some["user_id"].unique().to_list()},
     ).join(some, on=["user_id", "cluster"], how="semi", maintain_order="left")
     pins = pl.concat([members["pin_id"], some["medoid_pin_id"]]).to_numpy()

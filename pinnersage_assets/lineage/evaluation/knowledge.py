@@ -7,8 +7,9 @@ models are judged is the business of `kernels.evaluation`, bucket by bucket.
 
 import datetime
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pinnersage_assets.lineage.queries import (
     SEEN_CORPUS_PINS,
     SEEN_SINCE,
     corpus_ids,
+    of_users,
     window,
 )
 from pinnersage_assets.model.judged_users import JudgedUsers
@@ -96,8 +98,6 @@ _POPULARITY = f"""
     WHERE a.pin_id IN (SELECT pin_id FROM corpus.pins WHERE dt = $day) GROUP BY a.pin_id
 """
 
-OF_USERS = "SELECT * FROM ({}) WHERE user_id IN (SELECT unnest($users))"
-
 # What users did since the known day, of pins known by then: the service has no vectors of others.
 _ACTIONS_SINCE = f"""
     SELECT user_id, pin_id, {DAYS_SINCE.format(ts="ts")} AS days_since FROM staging.actions
@@ -165,7 +165,8 @@ def map_users(
     settings: Settings,
     engine: Engine,
     log: logging.Logger,
-    seeds: int | None = None,
+    seeds: Sequence[int] | None = None,
+    arrays: Mapping[str, NDArray] | None = None,
     **parameters: Any,
 ) -> pl.DataFrame:
     """Run a kernel of `kernels.evaluation` over the users that are judged.
@@ -178,8 +179,9 @@ def map_users(
         settings: how models are judged.
         engine: where.
         log: of progress, and of an index that must be built again.
-        seeds: how many; those of the settings, unless otherwise said.
-        parameters: what this kernel needs more.
+        seeds: those of the settings, unless otherwise said.
+        arrays: what this kernel needs more, as files by name.
+        parameters: what it needs besides.
 
     Returns:
         What the kernel wrote, the first users first.
@@ -197,21 +199,28 @@ def map_users(
         "budget": known.budget,
         "relevance_cosine": evaluation.relevance_cosine,
         "variants": {name: asdict(variant) for name, variant in variants.items()},
-        "seeds": list(range(settings.seed, settings.seed + (seeds or evaluation.seeds))),
+        "seeds": list(seeds or seeds_of(settings)),
     }
     with scratch_folder(warehouse) as folder:
         index = describe_corpus_index(warehouse, known.day, folder, log)
-        np.save(folder / "popularity.npy", known.popularity, allow_pickle=False)
+        for name, array in (arrays or {}).items():
+            shared[name] = str(folder / f"{name}.npy")
+            np.save(shared[name], array, allow_pickle=False)
         found = map_buckets(
             engine,
             f"pinnersage_assets.kernels.evaluation:{kernel}",
             _write_buckets(known.users, folder),
-            {**shared, "index": index, "popularity": str(folder / "popularity.npy"), **parameters},
+            {**shared, "index": index, **parameters},
             folder / "found",
             log_progress(log, "buckets of users"),
             keeps_rows=False,
         )
         return pl.concat([nobody, *(pl.read_parquet(file, hive_partitioning=False) for file in found)])
+
+
+def seeds_of(settings: Settings) -> range:
+    """One for each draw of what is sampled."""
+    return range(settings.seed, settings.seed + settings.evaluation.seeds)
 
 
 def mean_over_users(judged: pl.DataFrame, *more: str) -> pl.DataFrame:
@@ -231,8 +240,9 @@ def mean_over_users(judged: pl.DataFrame, *more: str) -> pl.DataFrame:
 
 def _write_buckets(users: JudgedUsers, folder: Path) -> list[Bucket]:
     total, buckets = len(users.user_ids), []
-    for number, first in enumerate(range(0, total, _USERS_A_BUCKET)):
-        last = min(first + _USERS_A_BUCKET, total)
+    # Alike in size: workers that share them end together.
+    bounds = np.linspace(0, total, -(-total // _USERS_A_BUCKET) + 1).astype(int)
+    for number, (first, last) in enumerate(pairwise(bounds.tolist())):
         path = folder / f"{number:06}.npz"
         users.part(first, last).save(path)
         buckets.append(Bucket(str(number), path, last - first))
@@ -289,24 +299,24 @@ def _gather_users(
     numbers = pl.DataFrame({"user_id": user_ids, "user": np.arange(len(user_ids))})
     values = {**scope, "today": today, "users": user_ids.tolist()}
 
-    def of_users(query: str, *names: str) -> pl.DataFrame:
-        found = warehouse.read(OF_USERS.format(query), {name: values[name] for name in (*names, "users")})
+    def rows(query: str, *names: str) -> pl.DataFrame:
+        found = warehouse.read(of_users(query), {name: values[name] for name in (*names, "users")})
         return found.join(numbers, on="user_id").sort("user", maintain_order=True)
 
     def pairs(query: str, *names: str) -> Pairs:
         """Of users and corpus rows."""
-        found = of_users(query, *names)
+        found = rows(query, *names)
         return Pairs.of(found["user"].to_numpy(), rows_of(corpus, found["pin_id"].to_numpy()))
 
-    actions = of_users(KNOWN_ACTIONS, "day", "first", "interest")
-    later = of_users(_ACTIONS_SINCE, "day", "today", "interest").sort("user", "days_since", "pin_id")
+    actions = rows(KNOWN_ACTIONS, "day", "first", "interest")
+    later = rows(_ACTIONS_SINCE, "day", "today", "interest").sort("user", "days_since", "pin_id")
     nobody = Pairs.of(*np.empty((2, 0), int))
     seen, seen_later, shown = nobody, later.clear(), later.clear()
     if not settings.evaluation.keep_seen:
         seen = pairs(SEEN_CORPUS_PINS, "day", "first")
-        seen_later = of_users(SEEN_SINCE, "day", "today").sort("user", "days_since", "pin_id")
+        seen_later = rows(SEEN_SINCE, "day", "today").sort("user", "days_since", "pin_id")
     if SHOWN in also:
-        shown = of_users(_IMPRESSIONS, "day", "today").sort("user", "pin_id")
+        shown = rows(_IMPRESSIONS, "day", "today").sort("user", "pin_id")
     recommended = pairs(_RECOMMENDED, "day") if RECOMMENDED in also else nobody
     wanted = targets.join(numbers, on="user_id", maintain_order="left")
     pin_ids = np.union1d(actions["pin_id"].to_numpy(), later["pin_id"].to_numpy())

@@ -5,7 +5,9 @@ import numpy as np
 import polars as pl
 
 from pinnersage_assets.ann.exact import exact_search
-from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, corpus_vectors, window
+from pinnersage_assets.ann.restricted import search_whole
+from pinnersage_assets.lineage.corpus_index import open_corpus_index
+from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, corpus_vectors, of_users, window
 from pinnersage_assets.model.merged_vectors import merged_against_medoids
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
@@ -24,22 +26,21 @@ _USERS = "SELECT DISTINCT user_id FROM users.medoids WHERE dt = $day"
 
 _MEDOIDS = """
     SELECT user_id, medoid_pin_id AS pin_id, importance FROM users.medoids
-    WHERE dt = $day AND list_contains($users, user_id) ORDER BY user_id, cluster, medoid_pin_id
+    WHERE dt = $day AND user_id IN (SELECT unnest($users)) ORDER BY user_id, cluster, medoid_pin_id
 """
-_ACTED = "SELECT user_id, pin_id FROM users.clusters WHERE dt = $day AND list_contains($users, user_id)"
-_SEEN = f"SELECT user_id, pin_id FROM ({SEEN_CORPUS_PINS}) WHERE list_contains($users, user_id)"
+_ACTED = "SELECT user_id, pin_id FROM users.clusters WHERE dt = $day AND user_id IN (SELECT unnest($users))"
 
 
 @dg.asset(
     key=["evaluation", "merged_vectors"],
     partitions_def=DAILY,
     deps=[
-        *reads(SAME_DAY, "users.medoids", "users.clusters", "corpus.pins"),
+        *reads(SAME_DAY, "users.medoids", "users.clusters", "corpus.pins", "retrieval.hnsw_index"),
         *reads(WINDOW, "staging.actions"),
         *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     ],
     kinds={"numpy"},
-    code_version="1",
+    code_version="2",
 )
 def merged_vectors(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """How near to a user's pins is what the mean of three medoids retrieves, and what each of them retrieves."""
@@ -48,9 +49,15 @@ def merged_vectors(context: dg.AssetExecutionContext, warehouse: Warehouse, sett
     users = keyed_sample(everybody, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
     scope = {"day": day, "users": users.tolist()}
     medoids, acted = warehouse.read(_MEDOIDS, scope), warehouse.read(_ACTED, scope)
-    seen = warehouse.read(_SEEN, {**scope, "first": window(day, settings)["first"]})
+    seen = warehouse.read(of_users(SEEN_CORPUS_PINS), {**scope, "first": window(day, settings)["first"]})
     ids, vectors = pin_vectors(warehouse, day).known(acted["pin_id"].to_numpy())
     corpus_ids, corpus = corpus_vectors(warehouse, day)
+    index = None
+    if len(corpus_ids) > settings.evaluation.exact_up_to:
+        index = open_corpus_index(warehouse, day, context.log)
+
+    def search(queries: np.ndarray, k: int) -> np.ndarray:
+        return search_whole(index, queries, k) if index else exact_search(queries, corpus, k)[0]
 
     def pairs(frame: pl.DataFrame, of: np.ndarray) -> Pairs:
         return Pairs.of(np.searchsorted(users, frame["user_id"].to_numpy()), rows_of(of, frame["pin_id"].to_numpy()))
@@ -63,7 +70,7 @@ def merged_vectors(context: dg.AssetExecutionContext, warehouse: Warehouse, sett
         vectors,
         corpus,
         pairs(seen, corpus_ids),
-        lambda queries, k: exact_search(queries, corpus, k)[0],
+        search,
         _MERGED,
         _NEIGHBOURS,
     )

@@ -4,7 +4,7 @@ import dagster as dg
 import polars as pl
 
 from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
-from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, window
+from pinnersage_assets.lineage.queries import INTEREST_ACTIONS, of_users, window
 from pinnersage_assets.model.next_action import predict_next_actions, predicted_of_users
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.model.randomness import keyed_sample
@@ -17,8 +17,9 @@ from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 _ACTIONS = f"""
     SELECT user_id, pin_id, epoch(ts) / 86400 AS days, ts >= $day::TIMESTAMP AS is_target
     FROM ({INTEREST_ACTIONS}) WHERE pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
-    ORDER BY user_id, ts, pin_id
 """
+_ACTIVE = f"SELECT DISTINCT user_id FROM ({_ACTIONS}) WHERE is_target"
+_OF_USERS = f"{of_users(_ACTIONS)} ORDER BY user_id, days, pin_id"
 
 
 @dg.asset(
@@ -33,12 +34,12 @@ def next_action(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """How often one vector, made of what a user did before, is near what the user does next."""
     day = partition_day(context)
-    actions = warehouse.read(_ACTIONS, window(day, settings))
+    scope = window(day, settings)
+    active = warehouse.read(_ACTIVE, {**scope, "first": day})["user_id"].to_numpy()
     if knows_the_future(warehouse, day):
-        actions = actions.clear()
-    active = actions.filter("is_target")["user_id"].unique().sort().to_numpy()
+        active = active[:0]
     judged = keyed_sample(active, settings.evaluation.users, "evaluated users", settings.seed, day.toordinal())
-    own = actions.filter(pl.col("user_id").is_in(judged.tolist()))
+    own = warehouse.read(_OF_USERS, {**scope, "users": judged.tolist()})
     ids, vectors = pin_vectors(warehouse, day).known(own["pin_id"].to_numpy())
     found = predict_next_actions(
         own["user_id"].to_numpy(),

@@ -31,6 +31,7 @@ def ranking_users(
         settings,
         engine.get_engine(),
         context.log,
+        arrays={"popularity": known.popularity},
         negatives_per_action=settings.evaluation.negatives_per_action,
     )
     metadata = dict(known.counts)

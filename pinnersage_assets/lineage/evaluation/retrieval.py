@@ -8,18 +8,25 @@ from collections.abc import Iterator
 import dagster as dg
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.lineage.evaluation import models
-from pinnersage_assets.lineage.evaluation.knowledge import READS, RECOMMENDED, Knowledge, gather_knowledge, map_users
+from pinnersage_assets.lineage.evaluation.knowledge import (
+    READS,
+    RECOMMENDED,
+    Knowledge,
+    gather_knowledge,
+    map_users,
+    seeds_of,
+)
 from pinnersage_assets.model.diversity import (
     coverage,
     interest_entropy,
     mean_of_defined,
+    most_popular_rows,
     overlap_with_popular,
-    popular_rows,
 )
-from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.partitions import DAILY, KNOWN_DAY, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
@@ -58,6 +65,7 @@ def candidate_sets(
         settings,
         engine.get_engine(),
         context.log,
+        arrays={"popular": _popular(known, settings)},
         recent_actions=settings.serving.recent_actions,
     )
     if _RETRIEVAL_USERS in context.selected_asset_keys:
@@ -67,12 +75,19 @@ def candidate_sets(
         yield dg.MaterializeResult(asset_key=_VARIETY, value=_variety(known, found, warehouse, settings))
 
 
+def _popular(known: Knowledge, settings: Settings) -> NDArray[np.int64]:
+    """For each seed the corpus rows that were acted on most, as many as any user can need: (seeds, rows)."""
+    size = known.budget + int(np.bincount(known.users.seen_users).max(initial=0))
+    day = known.day.toordinal()
+    return np.stack([most_popular_rows(known.popularity, ("popular", seed, day), size) for seed in seeds_of(settings)])
+
+
 def _variety(known: Knowledge, found: pl.DataFrame, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
     """A row a model, of the sets of its first seed; null where no user has what is averaged."""
     categories = warehouse.read(_CATEGORIES, {"day": known.day})["category"]
     interests = (categories.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
-    chance = keyed_uniform("popular", settings.seed, known.day.toordinal(), np.arange(len(known.corpus_ids)))
-    popular, user_ids = popular_rows(known.popularity, chance), known.users.user_ids
+    keys = "popular", settings.seed, known.day.toordinal()
+    popular, user_ids = most_popular_rows(known.popularity, keys, known.budget), known.users.user_ids
     rows = []
     sets = found.filter(seed=settings.seed).partition_by("model", maintain_order=True) if len(found) else []
     for of_model in sets:
