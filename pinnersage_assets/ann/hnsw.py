@@ -33,6 +33,9 @@ _SCAN_FROM_SHARE = 0.1
 _CHECKED_AT_ONCE = 20_000
 # Pins inserted between two reports of progress.
 _INSERTED_AT_ONCE = 1_000
+# Pins that are inserted by one thread: two that insert at the same time do not see each other, and where there are few
+# others, a pin may end up with nobody who knows it.
+_INSERTED_ALONE = 10_000
 # Queries searched, and re-ranked, at once: the first fills the threads, the second the processor's cache.
 _SEARCHED_AT_ONCE = 8_192
 _RANKED_AT_ONCE = 16
@@ -204,7 +207,8 @@ def build(
         vectors: (m, n) finite unit vectors; USearch itself would accept NaN in silence.
         parameters: how.
         on_progress: called with the pins done and the pins in all.
-        threads: 0 stands for all processors. With more than one, the graph differs a little from run to run.
+        threads: 0 stands for all processors; the first thousands of pins are one thread's all the same. With more than
+            one, the graph differs a little from run to run.
 
     Raises:
         ValueError: ids or vectors are not as described above.
@@ -261,7 +265,8 @@ def _insert(
 ) -> None:
     for start in range(0, len(rows), _INSERTED_AT_ONCE):
         some = slice(start, start + _INSERTED_AT_ONCE)
-        index.add(ids[some].view(np.uint64), _as_stored(vectors[rows[some]], index), threads=threads)
+        used = 1 if len(index) < _INSERTED_ALONE else threads
+        index.add(ids[some].view(np.uint64), _as_stored(vectors[rows[some]], index), threads=used)
         if on_progress:
             on_progress(min(start + _INSERTED_AT_ONCE, len(rows)), len(rows))
 
