@@ -23,6 +23,8 @@ def picture(markdown):
         (["a", "b"], {"actions": [None, 0.5]}),
         ([None, datetime.date(2026, 1, 1), "$x_1$"], {"actions": [1, 2, 3]}),
         (["a", "b"], {"relevance": [0.5, 0.7], "recall": [0.1, None], "size": [1, 2]}),
+        (["$_^b$", "\\frac", "$"], {"actions": [1, 2, 3]}),  # no formulas
+        (["x" * 1000, "y" * 1000], {"actions": [1, 2]}),
         ([], {"actions": []}),
     ],
 )
