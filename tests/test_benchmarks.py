@@ -11,8 +11,8 @@ from pinnersage_assets.settings import Settings
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-# These make ninety days of history first, or start Ray.
-_SLOW = ("daily_partition", "daily_peer", "disk", "ray_nodes")
+# These make days of history first, or start many processes, or Ray.
+_SLOW = ("daily_partition", "daily_peer", "disk", "evaluation", "online", "ray_nodes", "users")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from world import PINS_WRITTEN_ANEW, World, failures, on, small_settings
 from pinnersage_assets.lineage import users as lineage
 
 USERS = ("users.clusters", "users.medoids")
-DAYS = 30
+DAYS = 20
+LAST, BEFORE = on(DAYS - 1), on(DAYS - 2)
 
 
 def quiet_world(data, **sections):
@@ -45,15 +46,15 @@ def stage(world, days):
 
 
 @pytest.fixture(scope="module")
-def thirty_days(tmp_path_factory):
-    world = quiet_world(tmp_path_factory.mktemp("thirty") / "data")
+def twenty_days(tmp_path_factory):
+    world = quiet_world(tmp_path_factory.mktemp("twenty") / "data")
     stage(world, DAYS)
     metadata = [materialise(world, on(offset)) for offset in range(DAYS)]
     return world, metadata
 
 
-def test_what_is_kept_from_the_day_before_is_what_a_full_run_computes(thirty_days, tmp_path):
-    world, metadata = thirty_days
+def test_what_is_kept_from_the_day_before_is_what_a_full_run_computes(twenty_days, tmp_path):
+    world, metadata = twenty_days
     assert metadata[0]["users reused from the day before"] == 0
     reused = [day["users reused from the day before"] for day in metadata[10:]]
     users = [world.partition("users.clusters", on(offset))["user_id"].n_unique() for offset in range(10, DAYS)]
@@ -73,17 +74,17 @@ def test_what_is_kept_from_the_day_before_is_what_a_full_run_computes(thirty_day
             assert len(expected) > 0 or offset == 0
 
 
-def test_importance_ages_although_the_medoid_is_kept(thirty_days):
-    world, _ = thirty_days
-    today, yesterday = (world.partition("users.medoids", on(offset)) for offset in (29, 28))
+def test_importance_ages_although_the_medoid_is_kept(twenty_days):
+    world, _ = twenty_days
+    today, yesterday = (world.partition("users.medoids", on(offset)) for offset in (DAYS - 1, DAYS - 2))
     both = today.join(yesterday, on=["user_id", "fingerprint"], suffix="_before")
     assert len(both) > 20
     np.testing.assert_allclose(both["importance"], both["importance_before"] * np.exp(-0.01), rtol=1e-9)
 
 
 @pytest.mark.parametrize("change", ["vector", "alpha", "actions"])
-def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(thirty_days, tmp_path, change):
-    world, metadata = thirty_days
+def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(twenty_days, tmp_path, change):
+    world, metadata = twenty_days
     settings = quiet_world(tmp_path, clustering={"alpha": 0.9}).settings if change == "alpha" else None
     changed = world.copy(tmp_path / "data", settings)
     # Somebody who did nothing that changes the window.
@@ -92,13 +93,13 @@ def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(thirty
         SELECT DISTINCT a.user_id FROM users.clusters AS a JOIN users.clusters AS b
         ON a.user_id = b.user_id AND a.fingerprint = b.fingerprint WHERE a.dt = $today AND b.dt = $before
         """,
-        today=on(29),
-        before=on(28),
+        today=LAST,
+        before=BEFORE,
     )["user_id"].sort()
-    assert len(quiet) == metadata[29]["users reused from the day before"]
+    assert len(quiet) == metadata[-1]["users reused from the day before"]
     if change == "vector":
         pin = changed.read("SELECT min(pin_id) FROM users.clusters WHERE dt = $day AND user_id = $user",
-                           day=on(29), user=quiet[0]).item()  # fmt: skip
+                           day=LAST, user=quiet[0]).item()  # fmt: skip
         changed.execute(
             "UPDATE staging.pins SET embedding = list_reverse(embedding::FLOAT[])::FLOAT[64] WHERE pin_id = $pin",
             PINS_WRITTEN_ANEW,
@@ -111,25 +112,25 @@ def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(thirty
             FROM staging.actions WHERE user_id = $user AND dt BETWEEN $first AND $last AND action IN ('repin', 'click')
             """,
             user=quiet[0],
-            first=on(22),
-            last=on(29),
+            first=on(DAYS - 8),
+            last=LAST,
         )
-    reused = materialise(changed, on(29))["users reused from the day before"]
+    reused = materialise(changed, LAST)["users reused from the day before"]
     if change == "alpha":
         assert reused == 0
     else:
         assert 0 < reused < len(quiet)
     full = changed.copy(tmp_path / "full")
     full.execute(*(f"DELETE FROM {table}" for table in USERS))
-    assert materialise(full, on(29))["users reused from the day before"] == 0
+    assert materialise(full, LAST)["users reused from the day before"] == 0
     for table in USERS:
-        assert changed.partition(table, on(29)).equals(full.partition(table, on(29)))
+        assert changed.partition(table, LAST).equals(full.partition(table, LAST))
 
 
-def test_a_user_beyond_the_limit_is_clustered_on_the_latest_pins(thirty_days, tmp_path):
-    world, _ = thirty_days
+def test_a_user_beyond_the_limit_is_clustered_on_the_latest_pins(twenty_days, tmp_path):
+    world, _ = twenty_days
     limited = world.copy(tmp_path / "data", quiet_world(tmp_path, clustering={"largest_user": 4}).settings)
-    every, day = world.partition("users.clusters", on(29)), on(29)
+    every, day = world.partition("users.clusters", LAST), LAST
     metadata = materialise(limited, day)
     sizes = every.group_by("user_id").len()
     assert metadata["users with pins beyond the limit"] == sizes.filter(pl.col("len") > 4).height > 5
@@ -141,15 +142,15 @@ def test_a_user_beyond_the_limit_is_clustered_on_the_latest_pins(thirty_days, tm
     assert kept.select(columns).sort(columns).equals(latest.select(columns).sort(columns))
 
 
-def test_large_clusters_get_several_medoids_and_lose_nothing(thirty_days, tmp_path):
-    world, _ = thirty_days
+def test_large_clusters_get_several_medoids_and_lose_nothing(twenty_days, tmp_path):
+    world, _ = twenty_days
     settings = quiet_world(tmp_path, clustering={"actions_per_medoid": 2, "alpha": 2.5}).settings
     several = world.copy(tmp_path / "data", settings)
     one = world.copy(tmp_path / "one", quiet_world(tmp_path, clustering={"alpha": 2.5}).settings)
-    for offset in (28, 29):
-        materialise(several, on(offset))
-        materialise(one, on(offset))
-    rows, single = several.partition("users.medoids", on(29)), one.partition("users.medoids", on(29))
+    for day in (BEFORE, LAST):
+        materialise(several, day)
+        materialise(one, day)
+    rows, single = several.partition("users.medoids", LAST), one.partition("users.medoids", LAST)
     sums = rows.group_by("user_id", "cluster").agg(pl.len(), pl.col("importance").sum(), pl.col("size").sum())
     joined = sums.join(single, on=["user_id", "cluster"], suffix="_one")
     assert len(joined) == len(sums) == len(single) < len(rows)
@@ -160,18 +161,18 @@ def test_large_clusters_get_several_medoids_and_lose_nothing(thirty_days, tmp_pa
     assert len(first) == len(single)  # the ordinary medoid is always one of them
 
 
-def test_feedback_raises_what_is_taken_up_and_lowers_what_is_not(thirty_days, tmp_path):
-    world, _ = thirty_days
+def test_feedback_raises_what_is_taken_up_and_lowers_what_is_not(twenty_days, tmp_path):
+    world, _ = twenty_days
     settings = quiet_world(tmp_path, feedback={"strength": 2.0, "minimal_cosine": 0.3}).settings
     learning = world.copy(tmp_path / "data", settings)
-    day = on(29)
+    day = LAST
     # Somebody hides what was shown.
-    shown = learning.read("SELECT * FROM staging.impressions WHERE dt = $day ORDER BY ts LIMIT 40", day=on(28))
+    shown = learning.read("SELECT * FROM staging.impressions WHERE dt = $day ORDER BY ts LIMIT 40", day=BEFORE)
     for row in shown.iter_rows(named=True):
         learning.execute(
             "INSERT INTO staging.actions BY NAME SELECT * REPLACE ($ts + INTERVAL 1 MINUTE AS ts, 'hide' AS action, "
             "$user AS user_id, $pin AS pin_id) FROM staging.actions WHERE dt = $day LIMIT 1",
-            ts=row["ts"], user=row["user_id"], pin=row["pin_id"], day=on(28),
+            ts=row["ts"], user=row["user_id"], pin=row["pin_id"], day=BEFORE,
         )  # fmt: skip
     materialise(learning, day, [lineage.medoids])
     before, after = world.partition("users.medoids", day), learning.partition("users.medoids", day)
@@ -227,8 +228,8 @@ def factors_by_definition(world, day, strength, minimal_cosine):
     return factors
 
 
-def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_are(thirty_days, tmp_path):
-    world, _ = thirty_days
+def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_are(twenty_days, tmp_path):
+    world, _ = twenty_days
     corrected = world.copy(tmp_path / "data")
     corrected.execute(
         """
@@ -236,15 +237,15 @@ def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_
         WHERE pin_id IN (SELECT medoid_pin_id FROM users.medoids WHERE dt = $day)
         """,
         PINS_WRITTEN_ANEW,
-        day=on(29),
+        day=LAST,
     )
     full = corrected.copy(tmp_path / "full")
     full.execute("DELETE FROM users.medoids")
-    materialise(corrected, on(29), [lineage.medoids])
-    materialise(full, on(29), [lineage.medoids])
-    found = corrected.partition("users.medoids", on(29))
-    assert found.equals(full.partition("users.medoids", on(29)))
-    assert not found.drop("fingerprint").equals(world.partition("users.medoids", on(29)).drop("fingerprint"))
+    materialise(corrected, LAST, [lineage.medoids])
+    materialise(full, LAST, [lineage.medoids])
+    found = corrected.partition("users.medoids", LAST)
+    assert found.equals(full.partition("users.medoids", LAST))
+    assert not found.drop("fingerprint").equals(world.partition("users.medoids", LAST).drop("fingerprint"))
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
