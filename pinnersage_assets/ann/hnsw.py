@@ -20,6 +20,7 @@ from usearch.index import Index, ScalarKind
 from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.locality import nearby_order
 from pinnersage_assets.files import checksum, written_atomically
+from pinnersage_assets.model.population import row_table
 from pinnersage_assets.model.selected_vectors import Vectors
 
 METRIC = "cos"
@@ -42,8 +43,6 @@ _RANKED_AT_ONCE = 16
 # Neighbours ranked by exact cosines, beyond the k that are wanted: a tenth of them, and so many. Among the k nearest by
 # rounded vectors one in a hundred is wrong; the right one stands a little further down.
 _RANKED_BEYOND = 10
-# Ids to a pin up to which rows are looked up in a table: that takes a tenth of the time of a binary search.
-_SPARSEST_IDS = 16
 
 Progress = Callable[[int, int], object]
 
@@ -86,13 +85,7 @@ class HnswIndex:
 
     @cached_property
     def _row_table(self) -> NDArray[np.int32] | None:
-        """Rows by id, from the smallest on; None where ids are so sparse that the table would be large."""
-        span = int(self.ids[-1]) - int(self.ids[0]) + 1
-        if span > _SPARSEST_IDS * len(self.ids):
-            return None
-        table = np.zeros(span, dtype=np.int32)
-        table[self.ids - self.ids[0]] = np.arange(len(self.ids))
-        return table
+        return row_table(self.ids)
 
     def _rows_of(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of ids; of -1, which stands for none, -1."""

@@ -38,15 +38,24 @@ def test_nobody_is_no_batch():
     assert list(batches(np.array([0]))) == []
 
 
-def test_rows_of_finds_each_id():
-    ids = np.array([-3, 0, 7, 9])
-    assert rows_of(ids, np.array([9, -3, 7, 7])).tolist() == [3, 0, 2, 2]
+# Few are searched for; for many a table is made, unless ids are sparse.
+SPARSE = np.array([-(2**63), -3, 0, 7, 9, 2**63 - 1])
+
+
+@pytest.mark.parametrize("ids", [np.array([-3, 0, 7, 9]), SPARSE], ids=["dense", "sparse"])
+@pytest.mark.parametrize("times", [1, 100])
+def test_rows_of_finds_each_id(ids, times):
+    wanted = np.tile(np.array([9, -3, 7, 7]), times)
+    assert ids[rows_of(ids, wanted)].tolist() == wanted.tolist()
+    assert rows_of(ids, wanted).dtype == np.int64
     assert rows_of(ids, np.empty(0, np.int64)).tolist() == []
 
 
-@pytest.mark.parametrize("missing", [-4, 1, 10])
-def test_rows_of_never_gives_a_neighbour(missing):
-    with pytest.raises(ValueError, match=f"1 of 2 ids are not among 4, such as {missing}"):
-        rows_of(np.array([-3, 0, 7, 9]), np.array([7, missing]))
+@pytest.mark.parametrize("times", [1, 100])
+@pytest.mark.parametrize("missing", [-4, 1, 10, 2**63 - 1, -(2**63)])
+def test_rows_of_never_gives_a_neighbour(missing, times):
+    wanted = np.array([7] * times + [missing])
+    with pytest.raises(ValueError, match=f"1 of {times + 1} ids are not among 4, such as {missing}"):
+        rows_of(np.array([-3, 0, 7, 9]), wanted)
     with pytest.raises(ValueError, match="2 of 2 ids are not among 0"):
         rows_of(np.empty(0, np.int64), np.array([7, missing]))
