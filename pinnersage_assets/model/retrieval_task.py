@@ -19,14 +19,18 @@ from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings, Variant
 
-# Lists of neighbours that are held at once, beside those of pins, which users share.
-_LISTS_AT_ONCE = 8_192
+# Lists of neighbours that are held at once, beside those of pins, which users share: the more are searched together,
+# the more alike are those that come after each other.
+_LISTS_AT_ONCE = 65_536
 # Users that are judged at once, at least.
 _USERS_AT_ONCE = 256
 # Candidates whose vectors are held against a user's targets at once.
 _CANDIDATES_AT_ONCE = 8_192
-# Queries of like depth that are searched together.
-_QUERIES_AT_ONCE = 8_192
+# Queries that are searched together: so many, of depths so much apart; unless they are few, for which the work of a
+# deeper search is less than that of one more.
+_QUERIES_AT_ONCE = 32_768
+_LIKE_DEPTHS = 1.2
+_FEW_QUERIES = 256
 # Lists are searched this deep at least, or this often the largest share that is wanted of them, for overlaps; and
 # deeper by what is seen, up to so many pins, for what a user has seen is mostly near other lists. For the few sets that
 # this is not enough for, lists are searched as deep as any set could want them.
@@ -570,11 +574,14 @@ def _search(
     """The first ``depths`` corpus rows of each query, one query after another."""
     starts = np.cumsum(depths) - depths
     rows = np.empty(depths.sum(), dtype=np.int32)
-    order = np.argsort(depths, kind="stable")
-    for start in range(0, len(order), _QUERIES_AT_ONCE):
-        some = order[start : start + _QUERIES_AT_ONCE]
+    order, start = np.argsort(depths, kind="stable"), 0
+    while start < len(order):
+        alike = np.searchsorted(depths[order], _LIKE_DEPTHS * depths[order[start]], side="right")
+        end = min(max(int(alike), start + _FEW_QUERIES), start + _QUERIES_AT_ONCE)
+        some = order[start:end]
         found = search(queries(some), int(depths[some[-1]]))
         rows[ranges(starts[some], depths[some])] = found[np.arange(found.shape[1]) < depths[some, None]]
+        start = end
     return rows
 
 
