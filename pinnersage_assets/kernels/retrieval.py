@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.index_files import open_index, open_shard
 from pinnersage_assets.ann.restricted import CorpusIndex, search_among
 from pinnersage_assets.ann.shards import Found, merge
@@ -19,14 +20,18 @@ from pinnersage_assets.vector_files import VectorFile
 
 # In the files of `recommend_bucket`: how many of the bucket's users waited for a deeper search.
 _WAITED = "users who waited"
+# By what lists are known again: columns that come with medoids, and stay with them.
+_KNOWN_BY = ("fingerprint", "corpus_fingerprint")
 
 
 def find_neighbours(source: Path, destination: Path, parameters: Mapping[str, Any]) -> int:
     """The nearest pins of medoids in one shard of the index.
 
     Args:
-        source: shard (the same in all rows), medoid_pin_id, pin_row (of the vectors), depth; by ascending depth.
-        destination: gets a row a medoid, in their order: medoid_pin_id, pin_ids and cosines (nearest first).
+        source: shard (the same in all rows), medoid_pin_id, pin_row (of the vectors), depth, and by what lists
+            are known again; by ascending depth.
+        destination: gets a row a medoid, in their order: medoid_pin_id, pin_ids and cosines (nearest first), and by
+            what they are known.
         parameters: ``index``, as of `ann.index_files`; ``allowed``, None or a ``.npy`` file of the pins that may be
             found, ascending.
 
@@ -35,7 +40,8 @@ def find_neighbours(source: Path, destination: Path, parameters: Mapping[str, An
     """
     queries = pl.read_parquet(source, hive_partitioning=False)
     index = open_shard(parameters["index"], queries.item(0, "shard"))
-    _nearest(index, queries, parameters).write_parquet(destination, compression="lz4")
+    found = _nearest(index, queries, parameters).with_columns(queries.select(_KNOWN_BY))
+    found.write_parquet(destination, compression="lz4")
     return len(queries)
 
 
@@ -43,8 +49,8 @@ def merge_neighbours(source: Path, destination: Path, parameters: Mapping[str, A
     """The nearest pins of medoids in all shards.
 
     Args:
-        source: medoid_pin_id, depth, and ``files``, the names of those that `find_neighbours` made of the same medoids
-            (the same in all rows).
+        source: medoid_pin_id, depth, by what lists are known, and ``files``, the names of those that `find_neighbours`
+            made of the same medoids (the same in all rows).
         destination: as of `find_neighbours`, each list as long as its depth, or as all that was found.
         parameters: ``folder``, where the files are.
 
@@ -63,8 +69,35 @@ def merge_neighbours(source: Path, destination: Path, parameters: Mapping[str, A
             raise ValueError(f"{name} is not of the medoids of {source}")
     pins, cosines = merge([_padded(shard) for shard in shards], depths.max())
     pins[np.arange(pins.shape[1]) >= depths[:, None]] = -1
-    _lists(queries["medoid_pin_id"], pins, cosines).write_parquet(destination, compression="lz4")
+    merged = _lists(queries["medoid_pin_id"], pins, cosines).with_columns(queries.select(_KNOWN_BY))
+    merged.write_parquet(destination, compression="lz4")
     return len(queries)
+
+
+def update_neighbours(source: Path, destination: Path, parameters: Mapping[str, Any]) -> int:
+    """Lists that lack nothing but new pins, with these.
+
+    Args:
+        source: medoid_pin_id, pin_row (of the vectors), depth, by what lists are known, pin_ids and cosines
+            (nearest first), none shorter than its depth.
+        destination: as of `find_neighbours`, each list as long as its depth.
+        parameters: ``vectors``, as of `VectorFile`; ``new``, a ``.npy`` file of new pins: ids ascending, and rows of
+            the vectors.
+
+    Returns:
+        The number of medoids.
+    """
+    kept = pl.read_parquet(source, hive_partitioning=False)
+    vectors = VectorFile.of(parameters["vectors"]).map()
+    ids, rows = np.load(parameters["new"])
+    found = []
+    for (depth,), group in kept.group_by("depth", maintain_order=True):
+        new, cosines = exact_search(vectors[group["pin_row"].to_numpy()], vectors[rows], depth)
+        # A shard of their own.
+        together = merge([_padded(group), (ids[new], cosines)], depth)
+        found.append(_lists(group["medoid_pin_id"], *together).with_columns(group.select(_KNOWN_BY)))
+    pl.concat(found).write_parquet(destination, compression="lz4")
+    return len(kept)
 
 
 def recommend_bucket(source: Path, destination: Path, parameters: Mapping[str, Any]) -> int:

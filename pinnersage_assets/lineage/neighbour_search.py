@@ -66,14 +66,16 @@ def search_neighbours(
 
     Args:
         engine: where.
-        queries: medoid_pin_id, pin_row (of the vectors), depth; by ascending depth.
+        queries: medoid_pin_id, pin_row (of the vectors), depth, fingerprint, corpus_fingerprint; by ascending
+            depth.
         parameters: as of `search_parameters`.
         medoids_a_task: >= 1.
         folder: exists; gets what is needed on the way.
         on_progress: called with the tasks done and the tasks in all.
 
     Returns:
-        Files with medoid_pin_id, pin_ids, cosines: every medoid in one of them.
+        Files with medoid_pin_id, pin_ids, cosines, fingerprint, corpus_fingerprint: every medoid in one
+        of them.
 
     Raises:
         TaskFailedError, ReceiptError, BucketError: as `map_buckets`.
@@ -95,7 +97,7 @@ def search_neighbours(
     parts = [
         _bucket(
             folder / "parts" / f"{number:06}.parquet",
-            some.select("medoid_pin_id", "depth", files=[_name(number, shard) for shard in range(shards)]),
+            some.drop("pin_row").with_columns(files=pl.lit([_name(number, shard) for shard in range(shards)])),
         )
         for number, some in enumerate(ranges)
     ]

@@ -10,17 +10,20 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pinnersage_assets.ann.locality import nearby_order
 from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.kernels.retrieval import users_who_waited
 from pinnersage_assets.lineage import parameters
 from pinnersage_assets.lineage.by_bucket import map_buckets
 from pinnersage_assets.lineage.corpus_index import make_index, measure_recall
+from pinnersage_assets.lineage.kept_neighbours import keep_neighbours, with_fingerprints
 from pinnersage_assets.lineage.neighbour_search import medoids_a_bucket, search_neighbours, search_parameters
 from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, window
 from pinnersage_assets.model.candidates import shares
 from pinnersage_assets.model.pinnersage import draw_medoids
 from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.selected_vectors import SelectedVectors
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
@@ -102,33 +105,60 @@ def hnsw_index(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
         *reads(HISTORY, "staging.pins"),
     ],
     kinds={"usearch"},
-    code_version="3",
+    code_version="4",
 )
 def medoid_neighbours(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
 ) -> dg.MaterializeResult:
-    """Query the index once for each distinct medoid, as deep as the largest share that some user takes from it."""
+    """Query the index once for each distinct medoid, as deep as the largest share that some user takes from it.
+
+    A list of the day before that lacks nothing but new pins is kept, with these.
+    """
     day = partition_day(context)
     settings = parameters.in_force(warehouse, settings, day)
     drawn = drawn_medoids(warehouse, settings, day)
-    queries = _with_rows(_queries(drawn, settings), warehouse, day)
+    queries = with_fingerprints(_with_rows(_queries(drawn, settings), warehouse, day), warehouse, settings, day)
     with scratch_folder(warehouse) as folder:
+        search = search_parameters(warehouse, settings, day, folder, context.log)
+        kept = keep_neighbours(warehouse, settings, day, queries, folder, context.log)
         found = search_neighbours(
             engine.get_engine(),
-            queries,
-            search_parameters(warehouse, settings, day, folder, context.log),
+            _nearby(kept.fresh, warehouse, day),
+            search,
             medoids_a_bucket(settings),
             folder,
             log_progress(context.log, "tasks of medoids"),
         )
+        updated = map_buckets(
+            engine.get_engine(),
+            "pinnersage_assets.kernels.retrieval:update_neighbours",
+            kept.buckets,
+            {"vectors": search["index"]["vectors"], "new": str(kept.new)},
+            folder / "updated",
+            log_progress(context.log, "buckets of kept medoids"),
+        )
         by_medoid = ("medoid_pin_id",)
         expected = {"count(*)": len(queries)}
-        rows = collect(warehouse, found, expected, by_medoid, by_medoid) if found else _NO_NEIGHBOURS
-    return dg.MaterializeResult(value=rows, metadata={"queries without the cache": len(drawn), "queries": len(queries)})
+        files = [*found, *updated]
+        rows = collect(warehouse, files, expected, by_medoid, by_medoid) if files else _NO_NEIGHBOURS
+    return dg.MaterializeResult(
+        value=rows,
+        metadata={
+            "queries without the cache": len(drawn),
+            "queries": len(queries),
+            "queries reused from the day before": len(queries) - len(kept.fresh),
+        },
+    )
 
 
 _NO_NEIGHBOURS = pl.DataFrame(
-    schema={"medoid_pin_id": pl.Int64, "pin_ids": pl.List(pl.Int64), "cosines": pl.List(pl.Float32)}
+    schema={
+        "medoid_pin_id": pl.Int64,
+        "pin_ids": pl.List(pl.Int64),
+        "cosines": pl.List(pl.Float32),
+        "fingerprint": pl.Int64,
+        "corpus_fingerprint": pl.UInt64,
+    }
 )
 
 
@@ -136,6 +166,14 @@ def _with_rows(medoids: pl.DataFrame, warehouse: Warehouse, day: datetime.date) 
     """Of each medoid also pin_row, where its vector stands in the vector file."""
     selected = pin_vectors(warehouse, day).select(medoids["medoid_pin_id"].to_numpy())
     return medoids.with_columns(pin_row=pl.Series(selected.rows))
+
+
+def _nearby(queries: pl.DataFrame, warehouse: Warehouse, day: datetime.date) -> pl.DataFrame:
+    """Queries by depth, and among those of equal depth like ones together: they take less time one after another."""
+    source = pin_vectors(warehouse, day).source
+    alike = queries.partition_by("depth", maintain_order=True)
+    parts = (part[nearby_order(SelectedVectors(source, part["pin_row"].to_numpy()))] for part in alike)
+    return pl.concat([queries.clear(), *parts])
 
 
 @dg.asset(

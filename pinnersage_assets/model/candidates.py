@@ -4,6 +4,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+# What is sorted by must fit into 64 bits with a sign.
+_LARGEST_CODE = 2**62
+
 
 def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False, refill: bool = False) -> pl.DataFrame:
     """How many pins each drawn medoid brings.
@@ -73,7 +76,8 @@ def candidate_sets(
 
     Args:
         drawn: user_id, medoid_pin_id, share.
-        neighbours: medoid_pin_id, pin_ids and cosines (lists, nearest first), whole (whether there are no more).
+        neighbours: medoid_pin_id, pin_ids and cosines (lists, nearest first, equally near ones by pin id), whole
+            (whether there are no more).
         seen: user_id, pin_id: not to be recommended.
         refill: replace what overlaps.
 
@@ -83,53 +87,135 @@ def candidate_sets(
         ranked as in section 5.3.2; equal scores by pin id).
         Of the other users: user_id, and medoid_pin_id of the medoids that want more neighbours.
     """
-    of_medoid = ["user_id", "medoid_pin_id"]
-    near = drawn.join(neighbours, on="medoid_pin_id", how="left").with_columns(pl.col("whole").fill_null(False))
-    unseen = (
-        near.explode("pin_ids", "cosines", empty_as_null=False)
-        .rename({"pin_ids": "pin_id", "cosines": "score"})
-        .drop_nulls("pin_id")
-        .join(seen, on=["user_id", "pin_id"], how="anti")
-        .sort(*of_medoid, "score", "pin_id", descending=[False, False, True, False])
-        .with_columns(depth=pl.int_range(pl.len()).over(of_medoid) / pl.col("share"))
-    )
-    # Of each medoid, the depth down to which its neighbours are known; of a user, the depth for which all of them are.
-    counts = unseen.group_by(of_medoid).agg(unseen=pl.len())
-    reach = pl.when("whole").then(float("inf")).otherwise(pl.col("unseen").fill_null(0) / pl.col("share"))
-    medoids = (
-        near.select(*of_medoid, "share", "whole")
-        .join(counts, on=of_medoid, how="left")
-        .with_columns(reach=reach, budget=pl.col("share").sum().over("user_id"))
-        .with_columns(horizon=pl.col("reach").min().over("user_id"))
-    )
-    users = medoids.group_by("user_id").agg(pl.first("budget", "horizon"))
+    lists = drawn.join(neighbours, on="medoid_pin_id", how="left").sort("user_id", "medoid_pin_id")
+    if lists.is_empty():
+        return _NO_SETS, lists.select("user_id", "medoid_pin_id")
+    user_ids, begins, users = np.unique(lists["user_id"].to_numpy(), return_index=True, return_inverse=True)
+    share = lists["share"].to_numpy().astype(np.int64)
+    of_list, pins, scores, pin_ids = _unseen(lists, users, user_ids, seen)
+    lengths = np.bincount(of_list, minlength=len(lists))
+    # The depth of a neighbour, its place over the share, as a whole number: fractions of denominators up to the largest
+    # share are equal, or differ by one unit at least.
+    unit = int(share.max()) ** 2
+    end = unit * (int(lengths.max()) + 1)
+    if len(user_ids) * (len(pin_ids) + 1) * end > _LARGEST_CODE:
+        return _by_halves(drawn, neighbours, seen, refill, user_ids)
+    depths = (np.arange(len(of_list)) - (np.cumsum(lengths) - lengths)[of_list]) * unit // share[of_list]
+    # Of each list, the depth down to which its neighbours are known; of a user, the depth for which all of them are.
+    reach = np.where(lists["whole"].fill_null(False).to_numpy(), end, lengths * unit // share)
+    horizon = np.minimum.reduceat(reach, begins)
+    within = np.flatnonzero(depths < (horizon[users[of_list]] if refill else unit))
+    of_list, pins, scores, depths = of_list[within], pins[within], scores[within], depths[within]
+    # Every pin of a user, and its neighbours that are this pin together, the least deep first.
+    pairs = users[of_list] * len(pin_ids) + pins
+    order = np.argsort(pairs * end + depths)
+    pairs, depths = pairs[order], depths[order]
+    is_first = np.diff(pairs, prepend=-1) != 0
+    of_pair, owners = np.cumsum(is_first) - 1, pairs[is_first] // max(1, len(pin_ids))
     if refill:
-        depths = unseen.group_by("user_id", "pin_id").agg(pl.col("depth").min()).join(users, on="user_id")
-        known = depths.filter(pl.col("depth") < pl.col("horizon"))
-        sizes = known.group_by("user_id").agg(known=pl.len())
-        users = users.join(sizes, on="user_id", how="left").with_columns(pl.col("known").fill_null(0))
-        full = (pl.col("known") >= pl.col("budget")) | pl.col("horizon").is_infinite()
-        # The deepest pin that still belongs to the set; at equal depths the smaller pin id does.
-        best = known.sort("user_id", "depth", "pin_id").filter(
-            pl.int_range(pl.len()).over("user_id") < pl.col("budget")
-        )
-        # Where a medoid has a pin deeper than that, its list may or may not reach so far.
-        last = best.group_by("user_id").agg(last=pl.col("depth").max())
-        brought = (
-            unseen.join(best.select("user_id", "pin_id"), on=["user_id", "pin_id"], how="semi")
-            .join(last, on="user_id")
-            .filter((pl.col("depth") < 1) | (pl.col("depth") <= pl.col("last")))
-        )
+        budget, known = np.add.reduceat(share, begins), np.bincount(owners, minlength=len(user_ids))
+        is_full = (known >= budget) | (horizon == end)
+        # At equal depths the smaller pin belongs to the set: pairs are in the order of pins.
+        nearest = np.argsort(owners * end + depths[is_first], kind="stable")
+        is_in_set = np.empty(len(nearest), dtype=bool)
+        is_in_set[nearest] = np.arange(len(nearest)) - (np.cumsum(known) - known)[owners] < budget[owners]
+        last = np.full(len(user_ids), -1)
+        np.maximum.at(last, owners[is_in_set], depths[is_first][is_in_set])
+        brings = is_in_set[of_pair] & ((depths < unit) | (depths <= last[owners[of_pair]]))
     else:
-        full = pl.col("horizon") >= 1
-        brought = unseen.filter(pl.col("depth") < 1)
-    wanting = users.filter(~full).select("user_id")
-    sets = (
-        brought.join(wanting, on="user_id", how="anti")
-        .sort("user_id", "score", "pin_id", "medoid_pin_id", descending=[False, True, False, False])
-        .unique(["user_id", "pin_id"], keep="first", maintain_order=True)
-        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
-        .select("user_id", "rank", "pin_id", "medoid_pin_id", "score")
+        is_full, brings = horizon >= unit, np.ones(len(order), dtype=bool)
+    brings &= is_full[owners[of_pair]]
+    wants = ~is_full[users] & (reach < (end if refill else unit))
+    brought = order[brings]
+    ranked, ranks = _ranked(users[of_list[brought]], pins[brought], of_list[brought], scores[brought])
+    chosen = brought[ranked]
+    sets = {
+        "user_id": user_ids[users[of_list[chosen]]],
+        "rank": ranks,
+        "pin_id": pin_ids[pins[chosen]],
+        "medoid_pin_id": lists["medoid_pin_id"].to_numpy()[of_list[chosen]],
+        "score": scores[chosen],
+    }
+    return pl.DataFrame(sets, schema=_NO_SETS.schema), lists.select("user_id", "medoid_pin_id").filter(wants)
+
+
+_NO_SETS = pl.DataFrame(
+    schema={
+        "user_id": pl.Int64,
+        "rank": pl.Int32,
+        "pin_id": pl.Int64,
+        "medoid_pin_id": pl.Int64,
+        "score": pl.Float32,
+    }
+)
+
+
+def _unseen(
+    lists: pl.DataFrame, users: NDArray[np.int64], user_ids: NDArray[np.int64], seen: pl.DataFrame
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """The neighbours that users have not seen, list by list.
+
+    Returns:
+        Of each neighbour the list, the pin's number and the cosine; and of each number the pin's id, ascending.
+    """
+    found = lists.select("pin_ids", "cosines").drop_nulls().explode("pin_ids", "cosines", empty_as_null=False)
+    pin_ids, pins = np.unique(found["pin_ids"].to_numpy(), return_inverse=True)
+    of_list = np.repeat(np.arange(len(lists)), lists["pin_ids"].list.len().fill_null(0).to_numpy())
+    # Of what was seen, those that are users and pins here; where there is no pin, nothing is.
+    seen_users, seen_pins = (seen[name].to_numpy() for name in ("user_id", "pin_id"))
+    seen_users, seen_pins = (
+        np.where(np.isin(wanted, known), np.searchsorted(known, wanted), -1)
+        for wanted, known in ((seen_users, user_ids), (seen_pins, pin_ids))
     )
-    shallow = pl.col("reach").is_finite() if refill else pl.col("reach") < 1
-    return sets, medoids.join(wanting, on="user_id", how="semi").filter(shallow).select(of_medoid)
+    is_here = (seen_users >= 0) & (seen_pins >= 0)
+    pairs = seen_users[is_here] * len(pin_ids) + seen_pins[is_here]
+    is_unseen = ~np.isin(users[of_list] * len(pin_ids) + pins, pairs, kind="sort")
+    return of_list[is_unseen], pins[is_unseen], found["cosines"].to_numpy()[is_unseen], pin_ids
+
+
+def _ranked(
+    users: NDArray[np.int64],
+    pins: NDArray[np.int64],
+    of_list: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each user's pins the neighbour with the highest score, the first list where scores are equal; in order.
+
+    Args:
+        users: (n,) ascending numbers.
+        pins: (n,) ascending within a user.
+        of_list: (n,) which list a neighbour is of.
+        scores: (n,) its cosine.
+
+    Returns:
+        Which of the n, by user, score (descending) and pin; and their ranks, from 1.
+    """
+    is_first = (np.diff(users, prepend=-1) != 0) | (np.diff(pins, prepend=-1) != 0)
+    # The order of floats is that of their bits but for the sign; plus 0 has them of minus 0 as well.
+    bits = (scores + np.float32(0)).view(np.uint32)
+    ascending = np.where(bits >> 31, ~bits, bits | np.uint32(2**31)).astype(np.int64)
+    of_pair, starts = np.cumsum(is_first) - 1, np.flatnonzero(is_first)
+    if len(starts):
+        is_best = ascending == np.maximum.reduceat(ascending, starts)[of_pair]
+        first = np.minimum.reduceat(np.where(is_best, of_list, of_list.max() + 1), starts)
+        best = np.flatnonzero(is_best & (of_list == first[of_pair]))
+    else:
+        best = starts
+    order = best[np.argsort((users[best] << 32) - ascending[best], kind="stable")]
+    counts = np.bincount(users[order], minlength=int(users.max(initial=-1)) + 1)
+    return order, np.arange(len(order)) - (np.cumsum(counts) - counts)[users[order]] + 1
+
+
+def _by_halves(
+    drawn: pl.DataFrame, neighbours: pl.DataFrame, seen: pl.DataFrame, refill: bool, user_ids: NDArray[np.int64]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """As `candidate_sets`, of fewer users at once."""
+    if len(user_ids) < 2:
+        raise ValueError(
+            f"the shares of user {user_ids[0]}, up to {drawn['share'].max():,} pins, are too large to be compared "
+            "exactly: lower retrieval.budget"
+        )
+    middle = pl.col("user_id") < int(user_ids[len(user_ids) // 2])
+    halves = [candidate_sets(drawn.filter(half), neighbours, seen, refill) for half in (middle, ~middle)]
+    sets, wanting = (pl.concat(parts) for parts in zip(*halves, strict=True))
+    return sets, wanting

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pinnersage_assets.model import candidates
 from pinnersage_assets.model.candidates import candidate_sets, shares
 
 SEEDS = range(8)
@@ -205,6 +206,20 @@ def test_without_any_neighbours_everybody_wants_some_unless_there_are_none(refil
     found, wanting = candidate_sets(drawn, first_of(neighbours, [0] * 12, pins=0), seen, refill)
     assert found.is_empty()
     assert wanting.is_empty()
+
+
+@MODES
+def test_users_whose_codes_do_not_fit_together_have_the_same_sets(refill, monkeypatch):
+    drawn, neighbours, seen = random_case(0)
+    near = cut(neighbours, np.random.default_rng(0), 60)
+    expected = candidate_sets(drawn, near, seen, refill)
+    monkeypatch.setattr(candidates, "_LARGEST_CODE", 3 * 61 * 20**2 * 61)
+    found = candidate_sets(drawn, near, seen, refill)
+    assert found[0].equals(expected[0])
+    assert found[1].equals(expected[1])
+    monkeypatch.setattr(candidates, "_LARGEST_CODE", 1000)
+    with pytest.raises(ValueError, match=r"the shares of user 0, up to 20 pins, .*lower retrieval\.budget"):
+        candidate_sets(drawn, near, seen, refill)
 
 
 # --- Lists that end too early
