@@ -141,8 +141,6 @@ class Knowledge:
     """Known by the day that judges."""
     corpus_ids: NDArray[np.int64]
     """(m,) as of the day that models know."""
-    popularity: NDArray[np.int64]
-    """(m,) actions of all users inside the window on each corpus pin."""
     budget: int
     counts: dict[str, int]
     """Users who did something new, and how many of them are cold: nothing is known of them, and nobody judges them."""
@@ -278,10 +276,15 @@ def gather_knowledge(
     )
     pins, corpus = pin_vectors(warehouse, today), corpus_ids(warehouse, day)
     users = _gather_users(warehouse, settings, scope, today, also, user_ids, targets, pins, corpus)
-    acted = warehouse.read(_POPULARITY, scope)
-    popularity = np.zeros(len(corpus), dtype=np.int64)
-    popularity[rows_of(corpus, acted["pin_id"].to_numpy())] = acted["actions"].to_numpy()
-    return Knowledge(day, users, pins, corpus, popularity, budget(settings, len(corpus)), counts)
+    return Knowledge(day, users, pins, corpus, budget(settings, len(corpus)), counts)
+
+
+def popularity(warehouse: Warehouse, settings: Settings, known: Knowledge) -> NDArray[np.int64]:
+    """Actions of all users inside the window on each corpus pin, (m,)."""
+    acted = warehouse.read(_POPULARITY, window(known.day, settings))
+    actions = np.zeros(len(known.corpus_ids), dtype=np.int64)
+    actions[rows_of(known.corpus_ids, acted["pin_id"].to_numpy())] = acted["actions"].to_numpy()
+    return actions
 
 
 def _gather_users(

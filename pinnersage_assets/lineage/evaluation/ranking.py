@@ -5,7 +5,7 @@ import polars as pl
 
 from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.lineage.evaluation import models
-from pinnersage_assets.lineage.evaluation.knowledge import READS, SHOWN, gather_knowledge, map_users
+from pinnersage_assets.lineage.evaluation.knowledge import READS, SHOWN, gather_knowledge, map_users, popularity
 from pinnersage_assets.partitions import DAILY, JUDGING_DAYS, SAME_DAY, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
@@ -31,7 +31,7 @@ def ranking_users(
         settings,
         engine.get_engine(),
         context.log,
-        arrays={"popularity": known.popularity},
+        arrays={"popularity": popularity(warehouse, settings, known)},
         negatives_per_action=settings.evaluation.negatives_per_action,
     )
     metadata = dict(known.counts)

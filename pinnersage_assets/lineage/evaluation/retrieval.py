@@ -18,6 +18,7 @@ from pinnersage_assets.lineage.evaluation.knowledge import (
     Knowledge,
     gather_knowledge,
     map_users,
+    popularity,
     seeds_of,
 )
 from pinnersage_assets.model.diversity import (
@@ -57,6 +58,7 @@ def candidate_sets(
 ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
     """Every model's candidate set for every user who did something new: what it foresaw of that, how varied it is."""
     known = gather_knowledge(warehouse, settings, partition_day(context), also=[RECOMMENDED])
+    actions = popularity(warehouse, settings, known)
     found = map_users(
         known,
         "judge_candidate_sets",
@@ -65,29 +67,31 @@ def candidate_sets(
         settings,
         engine.get_engine(),
         context.log,
-        arrays={"popular": _popular(known, settings)},
+        arrays={"popular": _popular(known, actions, settings)},
         recent_actions=settings.serving.recent_actions,
     )
     if _RETRIEVAL_USERS in context.selected_asset_keys:
         metadata = {**known.counts, "budget": known.budget}
         yield dg.MaterializeResult(asset_key=_RETRIEVAL_USERS, value=found.drop("rows"), metadata=metadata)
     if _VARIETY in context.selected_asset_keys:
-        yield dg.MaterializeResult(asset_key=_VARIETY, value=_variety(known, found, warehouse, settings))
+        yield dg.MaterializeResult(asset_key=_VARIETY, value=_variety(known, actions, found, warehouse, settings))
 
 
-def _popular(known: Knowledge, settings: Settings) -> NDArray[np.int64]:
+def _popular(known: Knowledge, actions: NDArray[np.int64], settings: Settings) -> NDArray[np.int64]:
     """For each seed the corpus rows that were acted on most, as many as any user can need: (seeds, rows)."""
     size = known.budget + int(np.bincount(known.users.seen_users).max(initial=0))
     day = known.day.toordinal()
-    return np.stack([most_popular_rows(known.popularity, ("popular", seed, day), size) for seed in seeds_of(settings)])
+    return np.stack([most_popular_rows(actions, ("popular", seed, day), size) for seed in seeds_of(settings)])
 
 
-def _variety(known: Knowledge, found: pl.DataFrame, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+def _variety(
+    known: Knowledge, actions: NDArray[np.int64], found: pl.DataFrame, warehouse: Warehouse, settings: Settings
+) -> pl.DataFrame:
     """A row a model, of the sets of its first seed; null where no user has what is averaged."""
     categories = warehouse.read(_CATEGORIES, {"day": known.day})["category"]
     interests = (categories.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
     keys = "popular", settings.seed, known.day.toordinal()
-    popular, user_ids = most_popular_rows(known.popularity, keys, known.budget), known.users.user_ids
+    popular, user_ids = most_popular_rows(actions, keys, known.budget), known.users.user_ids
     rows = []
     sets = found.filter(seed=settings.seed).partition_by("model", maintain_order=True) if len(found) else []
     for of_model in sets:
