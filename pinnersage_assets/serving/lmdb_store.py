@@ -373,9 +373,12 @@ class LmdbStore:
             # Dropped first: a process that was forked has its parent's.
             self._events_open = known = None
             options = {"map_size": _MAP_BYTES, "max_readers": _READERS}
-            known = self._events_open = identity, _share(identity, self._events_path, options, _TABLES)
+            opened = _share(identity, self._events_path, options, _TABLES)
+            if opened is None:
+                return self._open_events()
+            known = self._events_open = identity, opened
             # Slots of readers that were killed.
-            known[1].environment.reader_check()
+            opened.environment.reader_check()
         return known[1]
 
 
