@@ -30,7 +30,7 @@ import hashlib
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 import redis
@@ -396,7 +396,7 @@ class RedisStore:
         self._warned = True
 
     @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _failing(self) -> Generator[None]:
         with failing(self.place):
             yield
 
@@ -429,7 +429,7 @@ def connect(address: str, password: str | None) -> redis.Redis:
 
 
 @contextlib.contextmanager
-def failing(place: str) -> Iterator[None]:
+def failing(place: str) -> Generator[None]:
     """Errors of a server as StoreErrors.
 
     Args:
