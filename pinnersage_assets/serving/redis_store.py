@@ -31,6 +31,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -168,7 +169,8 @@ class RedisStore:
         self, address: str, password: str | None = None, now: Callable[[], datetime.datetime] = utc_now
     ) -> None:
         self.place = _without_secrets(address)
-        self.client = connect(address, password)
+        # It answers in bytes, and redis-py's types say `bytes | str` of every client.
+        self.client: Any = connect(address, password)
         self._now = now
         self._take = self.client.register_script(_TAKE)
         self._end = self.client.register_script(_END)
