@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
+def written_atomically(path: Path) -> Generator[Path]:
     """A hidden name to write to; afterwards the file is made durable and gets its own name.
 
     Args:

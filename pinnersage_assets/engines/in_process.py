@@ -1,6 +1,6 @@
 """The engine for a machine of few processors: one task after another, with all threads of BLAS."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from pinnersage_assets.engines.engine import Engine
@@ -11,7 +11,7 @@ class InProcess(Engine):
     """Runs kernels here; what kills a worker elsewhere kills the run."""
 
     @contextmanager
-    def _workers(self, tasks: int) -> Iterator["_Self"]:
+    def _workers(self, tasks: int) -> Generator["_Self"]:
         yield _Self()
 
 

@@ -6,7 +6,7 @@ Ray's own retries are off: the loop of all engines tries again whatever failed, 
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import ray
@@ -24,7 +24,7 @@ class OnRay(Engine):
     """Runs kernels on the cluster that this process is connected to."""
 
     @contextmanager
-    def _workers(self, tasks: int) -> Iterator["_Cluster"]:
+    def _workers(self, tasks: int) -> Generator["_Cluster"]:
         cluster = _Cluster()
         try:
             yield cluster

@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from pinnersage_assets.engines.engine import Engine
@@ -32,7 +32,7 @@ class Processes(Engine):
         self.workers = workers or len(os.sched_getaffinity(0))
 
     @contextmanager
-    def _workers(self, tasks: int) -> Iterator["_Pool"]:
+    def _workers(self, tasks: int) -> Generator["_Pool"]:
         pool = _Pool(min(tasks, self.workers))
         try:
             yield pool

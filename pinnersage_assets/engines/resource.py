@@ -1,6 +1,6 @@
 """The engine of a run as a Dagster resource: the one place of this folder that knows settings."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Self
 
@@ -24,7 +24,7 @@ class EngineResource(dg.ConfigurableResource):
         return self._engine
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self]:
         """Connect to where kernels are to run.
 
         Raises:

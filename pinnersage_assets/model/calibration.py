@@ -10,6 +10,7 @@ user, and the last n pins.
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import polars as pl
 
@@ -27,14 +28,9 @@ COLUMNS = ("family", "alpha", "decay_per_day", "embeddings", "shares", "represen
 
 
 def variant_of(
-    family: str,
-    alpha: float | None,
-    decay_per_day: float | None,
-    embeddings: int | None,
-    shares: str | None,
-    representation: str | None,
+    family: str, alpha: float | None, decay_per_day: Any, embeddings: int | None, shares: Any, representation: Any
 ) -> Variant:
-    """The candidate of a family with what was chosen for it.
+    """The candidate of a family with what was chosen for it; None where the family has no such choice.
 
     Raises:
         ValueError: there is no such family, or a choice means nothing; names it.
@@ -65,7 +61,7 @@ def grid(
         ValueError: a value means nothing; names it.
     """
     combinations = product(alphas, decays_per_day, medoids, shares, representations)
-    candidates = [("pinnersage", *combination) for combination in combinations]
+    candidates: list[tuple] = [("pinnersage", *combination) for combination in combinations]
     candidates += [("single_vector", None, decay_per_day, None, None, None) for decay_per_day in decays_per_day]
     candidates += [("last_pins", None, None, pins, None, None) for pins in last_pins]
     for candidate in candidates:

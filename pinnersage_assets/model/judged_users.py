@@ -154,7 +154,7 @@ class MomentsOfUsers:
     def of(cls, judged: JudgedUsers, task: RetrievalTask) -> Self:
         """The moments of some users, given what is asked of the other models."""
         times, of_target = np.unique(
-            np.column_stack([judged.target_users, judged.target_days]), axis=0, return_inverse=True
+            np.column_stack([judged.target_users.astype(np.float64), judged.target_days]), axis=0, return_inverse=True
         )
         users, days_since = times[:, 0].astype(np.int64), times[:, 1]
         moments, before = _before(users, days_since, judged.later_users, judged.later_days)

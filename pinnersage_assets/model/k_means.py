@@ -12,7 +12,9 @@ _STARTS = 3
 _MOST_ROUNDS = 300
 
 
-def k_means(points: NDArray[np.float32], counts: NDArray[np.int64], clusters: int, uniform: float) -> NDArray[np.int64]:
+def k_means(
+    points: NDArray[np.floating], counts: NDArray[np.int64], clusters: int, uniform: float
+) -> NDArray[np.int64]:
     """Cluster points by k-means, the best of three starts by k-means++.
 
     Args:
@@ -43,7 +45,7 @@ def k_means_from(points: NDArray[np.float64], centroids: NDArray[np.float64]) ->
     Returns:
         (k, d) float64. A centroid that no point is nearest to any more stays where it is.
     """
-    nearest = None
+    nearest = np.full(len(points), -1)
     # scikit-learn would do, but on the few pins of a user checks of arguments take five sixths of its time.
     for _ in range(_MOST_ROUNDS):
         before, nearest = nearest, (points @ centroids.T - (centroids**2).sum(axis=1) / 2).argmax(axis=1)
@@ -55,7 +57,7 @@ def k_means_from(points: NDArray[np.float64], centroids: NDArray[np.float64]) ->
     return centroids
 
 
-def _copies(points: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+def _copies(points: NDArray[np.floating], most: int) -> NDArray[np.int64]:
     """Number the first ``most`` different vectors from 0 in order of first appearance; the other points get -1."""
     labels = np.full(len(points), -1)
     for label in range(most):

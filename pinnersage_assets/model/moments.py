@@ -60,7 +60,9 @@ def updated_online(population: UserEmbeddings, moments: Moments, variant: Varian
     begin, end = (np.searchsorted(stored.point_users, moments.user_ids, side) for side in ("left", "right"))
     actions = np.searchsorted(moments.action_moments, np.arange(len(moments.user_ids) + 1))
     nothing = np.empty(0, np.int64)
-    clusters, points, total = [(nothing,) * 4], [(nothing,) * 3], 0
+    clusters: list[tuple[NDArray, ...]] = [(nothing,) * 4]
+    points: list[tuple[NDArray, ...]] = [(nothing,) * 3]
+    total = 0
     # One thread: products of this size gain nothing by more, and lose much where the processor is busy.
     with threadpool_limits(limits=1):
         for moment, days_since in enumerate(moments.days_since.tolist()):
@@ -123,7 +125,8 @@ def adjusted_rand_index(one: Clusters, other: Clusters, users: int) -> NDArray[n
     def together(groups: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of each user the pairs of pins that are in the same group; a group is of one user."""
         _, where, counts = np.unique(groups, return_index=True, return_counts=True)
-        return np.bincount(owners[where], counts * (counts - 1) / 2, minlength=users)
+        # NumPy's types take sums of weights for integers.
+        return np.bincount(owners[where], counts * (counts - 1) / 2, minlength=users)  # ty: ignore[invalid-explicit-return]
 
     in_both = first * len(other.user_ids) + second
     both, firsts, seconds, everything = map(together, (in_both, first, second, owners))
@@ -135,8 +138,9 @@ def adjusted_rand_index(one: Clusters, other: Clusters, users: int) -> NDArray[n
 def medoid_overlap(one: Clusters, other: Clusters, users: int) -> NDArray[np.float64]:
     """The Jaccard index of each user's two sets of medoids, (U,) float64: in both of those in either; 1 of none."""
     pins = max(one.medoid_rows.max(initial=0), other.medoid_rows.max(initial=0)) + 1
-    codes = [np.unique(some.user_ids * pins + some.medoid_rows) for some in (one, other)]
+    codes, others = (np.unique(some.user_ids * pins + some.medoid_rows) for some in (one, other))
     in_both, in_either = (
-        np.bincount(some // pins, minlength=users) for some in (np.intersect1d(*codes), np.union1d(*codes))
+        np.bincount(some // pins, minlength=users)
+        for some in (np.intersect1d(codes, others), np.union1d(codes, others))
     )
     return np.divide(in_both, in_either, out=np.ones(users), where=in_either > 0)

@@ -21,7 +21,7 @@ Progress = Callable[[int, int], object]
 def cluster_users(
     user_ids: NDArray[np.int64],
     pin_rows: NDArray[np.int64],
-    counts: NDArray[np.int32],
+    counts: NDArray[np.integer],
     vectors: NDArray[np.float32],
     alpha: float,
     on_progress: Progress,
@@ -44,7 +44,7 @@ def cluster_users(
     Raises:
         ValueError: a vector has NaN or infinity; names the pin's row and a user.
     """
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)[pin_rows])
+    bad = np.flatnonzero(~np.all(np.isfinite(vectors), axis=1)[pin_rows])
     if bad.size:
         raise ValueError(f"vectors contain NaN or infinity in row {pin_rows[bad[0]]}, a pin of user {user_ids[bad[0]]}")
     offsets = offsets_of(user_ids)

@@ -62,7 +62,7 @@ _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 
 def _as_uint64(key: int | str | ArrayLike) -> NDArray[np.uint64]:
     if isinstance(key, str):
-        return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
+        return np.array(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"), np.uint64)
     integers = np.asarray(key)
     if integers.dtype.kind not in "iu":
         raise TypeError(f"keys are integers or strings, not {integers.dtype}: rounding would make different keys equal")

@@ -284,7 +284,9 @@ def rank_metrics(candidates: Candidates, scores: NDArray[np.floating], users: in
         share = np.add.reduceat(is_action[order], starts, dtype=np.int64) / lengths if len(starts) else lengths
         hits = share * np.clip(actions[of] - before, 0, lengths)
         reciprocals = share * (harmonic[before + lengths] - harmonic[before])
-        return np.bincount(of, hits, minlength=users), np.bincount(of, reciprocals, minlength=users)
+        expected = np.bincount(of, hits, minlength=users), np.bincount(of, reciprocals, minlength=users)
+        # NumPy's types take sums of weights for integers.
+        return expected  # ty: ignore[invalid-explicit-return]
 
     sums = np.empty((2, int(np.prod(scores.shape[:-1])), users))
     for number, some in enumerate(scores.reshape(sums.shape[1], len(owners))):

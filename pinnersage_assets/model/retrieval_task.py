@@ -199,8 +199,9 @@ def judge_embeddings(
             pending = np.concatenate(unfinished)
             if not len(pending):
                 break
-        for user, number in sorted(kept):
-            keep(*sets[number], user, kept[user, number])
+        if keep:
+            for user, number in sorted(kept):
+                keep(*sets[number], user, kept[user, number])
         on_progress(last, task.users)
     return counts
 
@@ -232,7 +233,7 @@ def random_sets(task: RetrievalTask, keys: Sequence[tuple[int, ...]]) -> Pairs:
     return _pairs(drawn)
 
 
-def popular_sets(task: RetrievalTask, popular: NDArray[np.integer]) -> Pairs:
+def popular_sets(task: RetrievalTask, popular: NDArray[np.int64]) -> Pairs:
     """The unseen corpus rows that were acted on most.
 
     Args:

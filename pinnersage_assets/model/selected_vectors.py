@@ -1,6 +1,7 @@
 """Some rows of a large array of vectors, such as a mapped file: gathered where they are used, never all at once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,9 @@ class SelectedVectors:
     def __getitem__(self, which: slice | NDArray) -> NDArray[np.float32]:
         return self.source[self.rows[which]]
 
-    def take(self, which: NDArray[np.int64], axis: int, out: NDArray[np.float32], mode: str) -> NDArray[np.float32]:
+    def take(
+        self, which: NDArray[np.int64], axis: int, out: NDArray[np.float32], mode: Literal["raise", "wrap", "clip"]
+    ) -> NDArray[np.float32]:
         """As `numpy.ndarray.take`, into memory that is there already."""
         return self.source.take(self.rows[which], axis=axis, out=out, mode=mode)
 

@@ -26,6 +26,8 @@ _CLUSTERS_AT_ONCE = 256  # whose means are summed up: a cache full
 _MEMBERS_IN_TURN = 32  # that are summed up together with those of other clusters
 _FEW = 32  # points of a user that are compared at once, without a look for components
 
+_Numbers = NDArray | float
+
 
 def ward(points: ArrayLike, alpha: float, counts: ArrayLike | None = None) -> NDArray[np.int32]:
     """Cluster one user's points: merge by Ward's criterion while the distance is at most alpha.
@@ -146,7 +148,7 @@ def ward_reference(points: ArrayLike, alpha: float) -> NDArray[np.int32]:
     return labels
 
 
-def lance_williams(d_ik: ArrayLike, d_jk: ArrayLike, d_ij: ArrayLike, n_i: ArrayLike, n_j: ArrayLike, n_k: ArrayLike):
+def lance_williams(d_ik: _Numbers, d_jk: _Numbers, d_ij: _Numbers, n_i: _Numbers, n_j: _Numbers, n_k: _Numbers):
     """Compute the distance of a merged cluster i ∪ j to a cluster k (paper, Equation 1).
 
     Args:
@@ -332,7 +334,8 @@ def _means(
             own = members[begin[one] + _MEMBERS_IN_TURN : begin[one] + n[one]]
             total[one] += sizes[own] @ means[own].astype(np.float64)
         totals[chosen] = total / weights[chosen, None]
-    return totals, weights
+    # NumPy's types take sums of weights for integers.
+    return totals, weights  # ty: ignore[invalid-explicit-return]
 
 
 def _roots(merged_into: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.intp]:

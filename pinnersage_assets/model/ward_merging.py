@@ -123,7 +123,7 @@ def _write_distances(
     doubtful = out <= (2 * _CANCELLATION * half.max(axis=1))[:, None, None]
     which = repeated = repeats = np.empty(0, dtype=np.intp)
     if doubtful.any():
-        which, repeated, repeats = _equal_points(points, doubtful.any(axis=(1, 2)))
+        which, repeated, repeats = _equal_points(points, np.any(doubtful, axis=(1, 2)))
         np.add.at(sizes, (which, repeated), sizes[which, repeats])
         doubtful[which, repeats] = False
         doubtful[which, :, repeats] = False

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 WIDTH = 340
@@ -31,7 +32,7 @@ _COLOURS |= {f"cluster-{number}": f"#0103{number:02x}" for number in range(CLUST
 _VARIABLES = {code: f"var(--{name})" for name, code in _COLOURS.items()}
 
 _FONT, _SMALL = 11.8, 10.5
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pinnersage",
     "text.parse_math": False,
@@ -108,7 +109,7 @@ def dots(marks: Sequence[Mark], axis: str, zero: float | None = None, logarithmi
         axes.plot(mark.value, middle, "o", ms=6.5, color=colour, mew=0, zorder=3)
     if logarithmic:
         axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(_readable))
@@ -182,8 +183,8 @@ def lines(
     panels: Sequence[tuple[str, str, Sequence[float], Sequence[float], int | None]], level: float | None, y_axis: str
 ) -> Figure:
     """A small line chart a panel (axis, colour, x, y, place of the chosen point), and a level to hold them against."""
-    figure, axes = _canvas(190, panels=len(panels))
-    for panel, (x_axis, colour, x, y, chosen) in zip(np.atleast_1d(axes), panels, strict=True):
+    figure, axes = _canvases(len(panels), 190)
+    for panel, (x_axis, colour, x, y, chosen) in zip(axes, panels, strict=True):
         # Values are tried in steps that grow, so that each gets the same room.
         places = np.arange(len(x))
         panel.plot(places, y, "o-", color=_COLOURS[colour], lw=1.6, ms=4, mew=0)
@@ -194,7 +195,7 @@ def lines(
         _numeric(panel, x_axis, y_axis)
         panel.set_xticks(places, [f"{value:g}" for value in x])
         panel.margins(x=0.1, y=0.15)
-    for panel in np.atleast_1d(axes)[1:]:
+    for panel in axes[1:]:
         panel.set_ylabel("")
     return figure
 
@@ -278,15 +279,23 @@ def projection(points: NDArray, clusters: NDArray, medoids: Sequence[tuple[int, 
 
 
 def _canvas(
-    height: float, left: float = 46, right: float = 8, bottom: float = 42, top: float = 10, panels: int = 1
-) -> tuple[Figure, Axes | NDArray]:
+    height: float, left: float = 46, right: float = 8, bottom: float = 42, top: float = 10
+) -> tuple[Figure, Axes]:
     """A figure whose units are CSS pixels, with axes inside such margins."""
+    figure, [axes] = _canvases(1, height, left, right, bottom, top)
+    return figure, axes
+
+
+def _canvases(
+    panels: int, height: float, left: float = 46, right: float = 8, bottom: float = 42, top: float = 10
+) -> tuple[Figure, list[Axes]]:
+    """As `_canvas`, with axes side by side that share their scale of y."""
     figure = Figure(figsize=(WIDTH / 72, height / 72))
-    axes = figure.subplots(1, panels, sharey=panels > 1)
+    axes = figure.subplots(1, panels, sharey=panels > 1, squeeze=False)
     figure.subplots_adjust(
         left=left / WIDTH, right=1 - right / WIDTH, bottom=bottom / height, top=1 - top / height, wspace=0.12
     )
-    return figure, axes
+    return figure, list(axes[0])
 
 
 def _numeric(axes: Axes, x_axis: str, y_axis: str) -> None:
@@ -321,7 +330,7 @@ def _svg(figure: Figure, name: str, label: str) -> Markup:
     # Only what is inside of tags is rewritten, never a word of a label.
     text = re.sub(r"<[^>]+>", lambda found: _rewritten(found[0], own, used), text)
     text = re.sub(r"\s*\n\s*", "\n", text)
-    box = re.search(r'viewBox="([^"]+)"', text)[1]
+    box = re.findall(r'viewBox="([^"]+)"', text)[0]
     head = Markup('<svg role="img" viewBox="{}" aria-label="{}">').format(box, label)
     return Markup(re.sub(r"^<svg [^>]*>", lambda _: head, text).strip())
 

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,7 +172,7 @@ def _is_within(passed: datetime.timedelta, every: datetime.timedelta) -> bool:
 @contextlib.contextmanager
 def consuming(
     environment: "Environment", settings: "ServingSettings", now: Callable[[], datetime.datetime] = utc_now
-) -> Iterator[Consumer]:
+) -> Generator[Consumer]:
     """The consumer of a data directory, the only one there.
 
     Raises:

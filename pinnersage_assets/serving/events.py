@@ -12,7 +12,7 @@ import datetime
 import json
 from typing import Annotated, NamedTuple
 
-from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 LARGEST_EVENT = 65_536
@@ -51,9 +51,8 @@ _Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Text = Annotated[str, Field(min_length=1, max_length=LARGEST_ID, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
+@with_config(ConfigDict(extra="forbid", strict=True))
 class _Json(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-
     event_id: _Text
     user_id: _Int64
     pin_id: _Int64

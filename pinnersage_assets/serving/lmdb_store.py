@@ -27,8 +27,9 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import lmdb
 
@@ -84,6 +85,12 @@ _TOTALS, _NUMBER, _EVENTS_BEFORE, _IDS_BEFORE = b"totals", b"next refused", b"ev
 # The day before which things are forgotten where none are.
 _NEVER = -1_000_000
 
+# In quotes: at run time these classes take no parameter. Not of buffers, so keys and values are bytes.
+_Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+_Cursor: TypeAlias = "lmdb.Cursor[bytes]"
+_Table: TypeAlias = "lmdb._Database"
+_Tables: TypeAlias = dict[str, _Table]
+
 
 class _Opened:
     """An environment and its tables; shared by all stores of a process, because none may open it twice.
@@ -91,7 +98,7 @@ class _Opened:
     It closes when nobody refers to it any more, so never under a reader.
     """
 
-    def __init__(self, path: Path, tables: Sequence[str] = (), **options: object) -> None:
+    def __init__(self, path: Path, tables: Sequence[str] = (), **options: Any) -> None:
         self.environment = lmdb.open(str(path), max_dbs=len(tables), **options)
         self.tables = {}
         for table in tables:
@@ -345,14 +352,14 @@ class LmdbStore:
                         forget_one(transaction, tables, key, value)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[tuple[lmdb.Transaction, dict[str, object]]]:
+    def _writing(self) -> Generator[tuple[_Transaction, _Tables]]:
         with _failing_on(self._events_path):
             opened = self._open_events()
             with opened.environment.begin(write=True) as transaction:
                 yield transaction, opened.tables
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[tuple[lmdb.Transaction, dict[str, object]]]:
+    def _reading(self) -> Generator[tuple[_Transaction, _Tables]]:
         with _failing_on(self._events_path):
             opened = self._open_events()
             with opened.environment.begin() as transaction:
@@ -373,9 +380,12 @@ class LmdbStore:
             # Dropped first: a process that was forked has its parent's.
             self._events_open = known = None
             options = {"map_size": _MAP_BYTES, "max_readers": _READERS}
-            known = self._events_open = identity, _share(identity, self._events_path, options, _TABLES)
+            opened = _share(identity, self._events_path, options, _TABLES)
+            if opened is None:
+                return self._open_events()
+            known = self._events_open = identity, opened
             # Slots of readers that were killed.
-            known[1].environment.reader_check()
+            opened.environment.reader_check()
         return known[1]
 
 
@@ -384,15 +394,14 @@ class LmdbStore:
 _NEW, _REPEATED = "new", "repeated"
 
 
-def _take(
-    transaction: lmdb.Transaction, tables: dict[str, object], event: PackedEvent, ids_before: int, events_before: int
-) -> str:
+def _take(transaction: _Transaction, tables: _Tables, event: PackedEvent, ids_before: int, events_before: int) -> str:
     """Keep an event; _NEW, _REPEATED, or why not."""
     if event.day < ids_before:
         return too_old(day_of(ids_before))
     content = event.content
     if not transaction.put(event.event_id, content, db=tables["ids"], overwrite=False):
         known = transaction.get(event.event_id, db=tables["ids"])
+        assert known is not None  # or it would have been put
         return _REPEATED if known == content else same_id(time_of(known))
     in_time = event.time + event.event_id
     transaction.put(in_time, event.user + event.deed, db=tables["waiting"])
@@ -401,7 +410,7 @@ def _take(
     return _NEW
 
 
-def _keep_refused(transaction: lmdb.Transaction, tables: dict[str, object], refused: Sequence[Refused]) -> int:
+def _keep_refused(transaction: _Transaction, tables: _Tables, refused: Sequence[Refused]) -> int:
     """Number and keep what is not kept already; how many that are."""
     first = number = _noted(transaction, tables, _NUMBER, 0)
     for one in refused:
@@ -412,27 +421,27 @@ def _keep_refused(transaction: lmdb.Transaction, tables: dict[str, object], refu
     return number - first
 
 
-def _forget_event(transaction: lmdb.Transaction, tables: dict[str, object], key: bytes, value: bytes) -> None:
+def _forget_event(transaction: _Transaction, tables: _Tables, key: bytes, value: bytes) -> None:
     transaction.delete(value[:8] + key[_LANDING.size :], db=tables["events"])
 
 
-def _forget_all(transaction: lmdb.Transaction, tables: dict[str, object], key: bytes, value: bytes) -> None:
+def _forget_all(transaction: _Transaction, tables: _Tables, key: bytes, value: bytes) -> None:
     _forget_event(transaction, tables, key, value)
     transaction.delete(key[_LANDING.size + 8 :], db=tables["ids"])
     transaction.delete(key, db=tables["landed"])
 
 
-def _totals(transaction: lmdb.Transaction, tables: dict[str, object]) -> Committed:
+def _totals(transaction: _Transaction, tables: _Tables) -> Committed:
     known = transaction.get(_TOTALS, db=tables["notes"])
     return Committed(*_COUNTS.unpack(known)) if known else Committed()
 
 
-def _noted(transaction: lmdb.Transaction, tables: dict[str, object], name: bytes, otherwise: int) -> int:
+def _noted(transaction: _Transaction, tables: _Tables, name: bytes, otherwise: int) -> int:
     known = transaction.get(name, db=tables["notes"])
     return unpack_integer(known) if known else otherwise
 
 
-def _note(transaction: lmdb.Transaction, tables: dict[str, object], name: bytes, number: int) -> None:
+def _note(transaction: _Transaction, tables: _Tables, name: bytes, number: int) -> None:
     transaction.put(name, pack_integer(number), db=tables["notes"])
 
 
@@ -441,7 +450,7 @@ def _landing_key(landing: Landing) -> bytes:
 
 
 def _range(
-    transaction: lmdb.Transaction, table: object, prefix: bytes, start: bytes = b""
+    transaction: _Transaction, table: _Table, prefix: bytes, start: bytes = b""
 ) -> Iterator[tuple[bytes, bytes]]:
     """Rows whose keys begin with a prefix, from a key on."""
     with transaction.cursor(table) as cursor:
@@ -449,7 +458,7 @@ def _range(
             yield from itertools.takewhile(lambda row: row[0].startswith(prefix), cursor.iternext())
 
 
-def _of_user(cursor: lmdb.Cursor, user: bytes, first: bytes, latest: int | None) -> list[tuple[bytes, bytes]]:
+def _of_user(cursor: _Cursor, user: bytes, first: bytes, latest: int | None) -> list[tuple[bytes, bytes]]:
     """The user's rows from a key on, or the last of them; ascending."""
     if latest is None:
         rows = cursor.iternext() if cursor.set_range(first) else ()
@@ -481,7 +490,7 @@ def _identity(path: Path) -> tuple[tuple[int, int, int], int]:
 
 
 def _share(
-    identity: tuple[int, int, int], path: Path, options: dict[str, object], tables: Sequence[str] = ()
+    identity: tuple[int, int, int], path: Path, options: dict[str, Any], tables: Sequence[str] = ()
 ) -> _Opened | None:
     """The file of that identity, opened; None where the path has become another file meanwhile."""
     with _sharing, _failing_on(path):
@@ -506,7 +515,7 @@ def _check_whole(environment: lmdb.Environment, path: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _failing_on(path: Path) -> Iterator[None]:
+def _failing_on(path: Path) -> Generator[None]:
     """Errors of LMDB and of files as StoreErrors."""
     try:
         yield

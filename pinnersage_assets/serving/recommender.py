@@ -8,6 +8,7 @@ is what ``retrieval.recommendations`` of the day has for it.
 import datetime
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -302,7 +303,7 @@ class Recommender:
         return self._pins.rows_of(ids[0][found]).astype(np.int32), cosines[0][found]
 
 
-def _unseen(lists: list[_List], seen: NDArray[np.int64], most: int) -> tuple[Neighbours, NDArray[np.float32]]:
+def _unseen(lists: Sequence[_List], seen: NDArray[np.int64], most: int) -> tuple[Neighbours, NDArray[np.float32]]:
     """What of the lists may be recommended to the user, and the cosines of it."""
     rows = np.concatenate([rows for rows, _ in lists])
     is_unseen = ~np.isin(rows, seen)

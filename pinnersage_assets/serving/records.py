@@ -14,8 +14,8 @@ from pinnersage_assets.model.online import StoredClusters
 
 _LAYOUT = 1
 _HEADER = struct.Struct("<B3xII4x")
-_INTEGERS = np.dtype("<i8")
-_FLOATS = np.dtype("<f8")
+_INTEGERS = "<i8"
+_FLOATS = "<f8"
 
 
 class CorruptRecordError(ValueError):

@@ -30,7 +30,8 @@ import hashlib
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -168,7 +169,8 @@ class RedisStore:
         self, address: str, password: str | None = None, now: Callable[[], datetime.datetime] = utc_now
     ) -> None:
         self.place = _without_secrets(address)
-        self.client = connect(address, password)
+        # It answers in bytes, and redis-py's types say `bytes | str` of every client.
+        self.client: Any = connect(address, password)
         self._now = now
         self._take = self.client.register_script(_TAKE)
         self._end = self.client.register_script(_END)
@@ -396,7 +398,7 @@ class RedisStore:
         self._warned = True
 
     @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _failing(self) -> Generator[None]:
         with failing(self.place):
             yield
 
@@ -429,7 +431,7 @@ def connect(address: str, password: str | None) -> redis.Redis:
 
 
 @contextlib.contextmanager
-def failing(place: str) -> Iterator[None]:
+def failing(place: str) -> Generator[None]:
     """Errors of a server as StoreErrors.
 
     Args:

@@ -10,6 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import redis
 
@@ -50,7 +51,8 @@ class RedisStream:
         consumer: str | None = None,
         now: Callable[[], datetime.datetime] = utc_now,
     ) -> None:
-        self._client = client
+        # It answers in bytes, and redis-py's types say `bytes | str` of every client.
+        self._client: Any = client
         self._place = place
         self._consumer = consumer or socket.gethostname()
         self._now = now

@@ -59,7 +59,7 @@ def serve(published: Path, data_folder: Path, settings: Settings, consume: bool 
     ):
         follower = Follower(published, data_folder, settings, store)
         consumer = _Supervised(_consumer()) if consume else None
-        app = create_app(follower, serving, api_key, problem=lambda: consumer and consumer.problem)
+        app = create_app(follower, serving, api_key, problem=lambda: consumer.problem if consumer else None)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -106,7 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        reason = error.strerror.partition(" (")[0]  # it repeats the address
+        reason = (error.strerror or str(error)).partition(" (")[0]  # it repeats the address
         raise ValueError(
             f"nothing can listen at {host}, port {port}: {reason}. Is another service running? "
             "The settings serving.host and serving.port say where this one listens"

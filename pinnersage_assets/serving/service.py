@@ -133,13 +133,12 @@ def create_app(
     # The newest that the bundled page can show.
     app.openapi_version = "3.0.3"
     metrics = _Metrics(follower)
-    size = Annotated[
-        int | None,
-        Query(ge=1, le=settings.largest_answer, description="How many; as in the batch if not said."),
-    ]
+    how_many = Query(ge=1, le=settings.largest_answer, description="How many; as in the batch if not said.")
 
     @app.get("/users/{user_id}/recommendations", summary="What to show a user now", **_answers(RecommendationsAnswer))
-    async def recommendations(user_id: _Id, size: size = None, details: _Details = False) -> Response:
+    async def recommendations(
+        user_id: _Id, size: Annotated[int | None, how_many] = None, details: _Details = False
+    ) -> Response:
         """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``."""
         day, found = await _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size))
         metrics.count(found)
@@ -154,7 +153,7 @@ def create_app(
         return _json(InterestsAnswer(user_id, day.day, found, await _details(day, pins, details)))
 
     @app.get("/pins/{pin_id}/like", summary="Pins like a pin", **_answers(LikeAnswer, {404: "The pin is not known."}))
-    async def like(pin_id: _Id, size: size = 20, details: _Details = False) -> Response:
+    async def like(pin_id: _Id, size: Annotated[int, how_many] = 20, details: _Details = False) -> Response:
         """The pins nearest to a pin that may be recommended, without what repeats it."""
         day, found = await _asked(follower, lambda day: day.recommender.like(pin_id, size))
         pins = [candidate.pin_id for candidate in found]
@@ -250,7 +249,7 @@ async def _asked(follower: Follower, question: Callable[[ServedDay], Any]) -> tu
     return ask() if follower.is_embedded else await run_in_threadpool(ask)
 
 
-async def _details(day: ServedDay, pin_ids: list[int], wanted: bool) -> Mapping[int, PinDetails] | None:
+async def _details(day: ServedDay, pin_ids: list[int], wanted: bool) -> dict[int, PinDetails] | None:
     if not wanted:
         return None
     found = await run_in_threadpool(day.details, pin_ids)
@@ -268,18 +267,21 @@ class _Metrics:
     """What Prometheus is told."""
 
     def __init__(self, follower: Follower) -> None:
-        self.registry = CollectorRegistry()
-        new = {"registry": self.registry}
-        self.requests = Counter("pinnersage_requests", "Requests.", ["route", "status"], **new)
-        self.seconds = Histogram("pinnersage_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, **new)
-        self._medoids = Counter("pinnersage_medoids", "Medoids queried.", ["cached"], **new)
-        self._answers = Counter("pinnersage_answers", "Recommendations by what they come from.", ["source"], **new)
-        day = Gauge("pinnersage_served_day_timestamp_seconds", "Begin of the day that is served.", **new)
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter("pinnersage_requests", "Requests.", ["route", "status"], registry=registry)
+        self.seconds = Histogram(
+            "pinnersage_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._medoids = Counter("pinnersage_medoids", "Medoids queried.", ["cached"], registry=registry)
+        self._answers = Counter(
+            "pinnersage_answers", "Recommendations by what they come from.", ["source"], registry=registry
+        )
+        day = Gauge("pinnersage_served_day_timestamp_seconds", "Begin of the day that is served.", registry=registry)
         day.set_function(lambda: _begin(follower))
-        events = Gauge("pinnersage_events", "Events that came, since the store began.", ["outcome"], **new)
+        events = Gauge("pinnersage_events", "Events that came, since the store began.", ["outcome"], registry=registry)
         for outcome in ("new", "repeated", "refused"):
             events.labels(outcome).set_function(lambda name=outcome: _events(follower, name))
-        stale = Gauge("pinnersage_stale", "1 where the newest published day cannot be opened.", **new)
+        stale = Gauge("pinnersage_stale", "1 where the newest published day cannot be opened.", registry=registry)
         stale.set_function(lambda: float(follower.problem is not None))
 
     def count(self, found: recommender.Recommendations) -> None:

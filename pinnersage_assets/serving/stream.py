@@ -77,8 +77,10 @@ def open_stream(settings: "ServingSettings", store: Store, folder: Path) -> Stre
         folder: `serving` in the data directory.
     """
     if settings.stream == "redis":
+        from pinnersage_assets.serving.redis_store import RedisStore
         from pinnersage_assets.serving.redis_stream import RedisStream
 
+        assert isinstance(store, RedisStore)  # settings see to it
         return RedisStream(store.client, store.place)
     from pinnersage_assets.serving.file_stream import FileStream
 

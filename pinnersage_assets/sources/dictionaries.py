@@ -32,7 +32,7 @@ def extended_dictionary(
     else:
         dictionary = pl.DataFrame(schema={"id": pl.Int64, "original": pl.String})
     new = originals.unique(maintain_order=True).to_frame("original").join(dictionary, on="original", how="anti")
-    first = (dictionary["id"].max() + 1) if dictionary.height else 0
+    first = dictionary.select(pl.max("id")).item() + 1 if dictionary.height else 0
     ids = pl.int_range(first, first + new.height, dtype=pl.Int64, eager=True).alias("id")
     return pl.concat([dictionary, new.select(ids, "original")])
 

@@ -9,6 +9,7 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pinnersage_assets.model.cooccurrence import cooccurrence_vectors
@@ -302,7 +303,7 @@ def _vectors(
     embedding = cooccurrence_vectors(
         baskets.to_numpy(), item_rows.to_numpy(), pin_ids.len(), options.dimensions, options.seed
     )
-    fitted = pl.DataFrame({"pin_id": pin_ids, "embedding": embedding}).filter(embedding.any(axis=1))
+    fitted = pl.DataFrame({"pin_id": pin_ids, "embedding": embedding}).filter(np.any(embedding, axis=1))
     return fitted.with_columns(pl.col("embedding").arr.to_list())
 
 

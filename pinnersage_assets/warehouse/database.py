@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ class Warehouse(DuckDBResource):
         return path
 
     @contextmanager
-    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def get_connection(self) -> Generator[duckdb.DuckDBPyConnection]:
         """A connection that may write. Keep it for the write alone.
 
         Raises:
@@ -66,7 +66,7 @@ class Warehouse(DuckDBResource):
             yield connection
 
     @contextmanager
-    def get_reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def get_reader(self) -> Generator[duckdb.DuckDBPyConnection]:
         """A read-only connection, shared with other readers.
 
         Raises:
@@ -99,7 +99,7 @@ class Warehouse(DuckDBResource):
         return ids.to_numpy(), vectors.to_numpy().reshape(len(frame), *vectors.dtype.shape)
 
     @contextmanager
-    def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _connect(self, read_only: bool) -> Generator[duckdb.DuckDBPyConnection]:
         # What does not fit into memory goes where it would if the file were opened by itself.
         config = {"temp_directory": f"{self.database}.tmp", **self.connection_config}
         instance = _instance(config)

@@ -9,7 +9,7 @@ import datetime
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class ParquetFiles:
 
     @classmethod
     @contextlib.contextmanager
-    def new(cls, warehouse: Warehouse) -> Iterator["ParquetFiles"]:
+    def new(cls, warehouse: Warehouse) -> Generator["ParquetFiles"]:
         """An empty folder beside the warehouse, on the same disk; deleted if filling it fails."""
         files = cls(_new_folder(warehouse))
         try:
@@ -63,7 +63,7 @@ class ParquetFiles:
 
 
 @contextlib.contextmanager
-def scratch_folder(warehouse: Warehouse) -> Iterator[Path]:
+def scratch_folder(warehouse: Warehouse) -> Generator[Path]:
     """An empty folder beside the warehouse for what a computation needs on the way; deleted afterwards."""
     folder = _new_folder(warehouse)
     try:
@@ -141,7 +141,7 @@ def expire_partitions(
 
 
 @contextlib.contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Generator[None]:
     connection.execute("BEGIN")
     try:
         yield

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import duckdb
@@ -129,7 +130,8 @@ class _Segment:
     rows: int
 
 
-_KEYS = np.dtype([("id", "<i8"), ("digest", "<u8")])
+# Any: the type checker takes every np.dtype for one of floats.
+_KEYS: Any = np.dtype([("id", "<i8"), ("digest", "<u8")])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis_server import PASSWORD, RedisServer
 
+from pinnersage_assets.serving import lmdb_store
 from pinnersage_assets.serving.events import Event
 from pinnersage_assets.serving.packing import microseconds
 from pinnersage_assets.serving.store import (
@@ -278,6 +279,22 @@ def test_two_stores_of_a_process_share_its_files(tmp_path):
     assert len(reader.recent(1, at(1))) == 1
     reader.close()
     assert len(open_store("lmdb", tmp_path).recent(1, at(1))) == 1
+
+
+def test_events_that_are_moved_away_while_they_are_opened_are_opened_anew(tmp_path, monkeypatch):
+    opened = lmdb_store._Opened
+
+    def moved_away(path, *arguments, **options):
+        environment = opened(path, *arguments, **options)
+        monkeypatch.setattr(lmdb_store, "_Opened", opened)
+        path.rename(tmp_path / "moved")
+        return environment
+
+    monkeypatch.setattr(lmdb_store, "_Opened", moved_away)
+    store = open_store("lmdb", tmp_path)
+    store.commit([event("a")], None)
+    assert (tmp_path / "moved").exists()
+    assert len(store.recent(1, at(1))) == 1
 
 
 def test_a_store_in_a_forked_child_opens_files_of_its_own(tmp_path):
