@@ -12,7 +12,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
 # These make days of history first, or start many processes, or Ray.
-_SLOW = ("daily_partition", "daily_peer", "disk", "evaluation", "online", "ray_nodes", "users")
+_SLOW = ("ann", "daily_partition", "daily_peer", "disk", "evaluation", "online", "ray_nodes", "users")
 
 
 @pytest.mark.parametrize(
