@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pinnersage_assets.ann.fingerprints import fingerprint
 from pinnersage_assets.lineage.neighbour_search import medoids_a_bucket
 from pinnersage_assets.lineage.queries import corpus_ids
 from pinnersage_assets.settings import Settings
-from pinnersage_assets.warehouse.buckets import Bucket, write_buckets
+from pinnersage_assets.warehouse.buckets import Bucket
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.pin_vectors import pin_vectors
 
@@ -33,18 +35,16 @@ _INDEX = """
 """
 
 _KEPT = """
-    CREATE TEMP TABLE kept AS
     WITH before AS (
-        SELECT medoid_pin_id, fingerprint, pin_ids, cosines
-        FROM retrieval.medoid_neighbours WHERE dt = $before AND corpus_fingerprint = $corpus
+        SELECT q.*, n.pin_ids, n.cosines
+        FROM queries AS q JOIN retrieval.medoid_neighbours AS n USING (medoid_pin_id, fingerprint)
+        WHERE n.dt = $before AND n.corpus_fingerprint = $corpus AND len(n.pin_ids) >= q.depth
     ),
     torn AS (
         SELECT DISTINCT medoid_pin_id FROM (SELECT medoid_pin_id, unnest(pin_ids) AS pin_id FROM before)
         SEMI JOIN left_pins USING (pin_id)
     )
-    SELECT q.*, b.pin_ids, b.cosines
-    FROM queries AS q JOIN before AS b USING (medoid_pin_id, fingerprint) ANTI JOIN torn USING (medoid_pin_id)
-    WHERE len(b.pin_ids) >= q.depth
+    FROM before ANTI JOIN torn USING (medoid_pin_id)
 """
 
 
@@ -117,13 +117,15 @@ def keep_neighbours(
     # With the vectors that they have now: an old day may have been corrected and materialised again.
     corpus = fingerprint(pins.digests_of(earlier[np.isin(earlier, pins.ids, assume_unique=True)]))
     (folder / "kept").mkdir()
+    medoids = [queries["medoid_pin_id"].clear()]
     with warehouse.get_reader() as connection:
         connection.register("queries", queries)
         connection.register("left_pins", pl.DataFrame({"pin_id": left}))
-        connection.execute(_KEPT, {"before": before, "corpus": corpus})
-        medoids = connection.sql("SELECT medoid_pin_id FROM kept").pl()
-        buckets = write_buckets(
-            connection, "FROM kept", "medoid_pin_id", ["depth"], medoids_a_bucket(settings), folder / "kept"
-        )
-    fresh = queries.join(medoids, on="medoid_pin_id", how="anti", maintain_order="left")
-    return replace(kept, fresh=fresh, buckets=buckets)
+        lists = connection.sql(_KEPT, params={"before": before, "corpus": corpus})
+        for number, some in enumerate(lists.to_arrow_reader(medoids_a_bucket(settings))):
+            path = folder / "kept" / f"{number:06}.parquet"
+            pq.write_table(pa.Table.from_batches([some]), path, compression="lz4")
+            kept.buckets.append(Bucket(path.stem, path, len(some)))
+            medoids.append(pl.Series(some["medoid_pin_id"]))
+    fresh = queries.filter(~pl.col("medoid_pin_id").is_in(pl.concat(medoids).implode()))
+    return replace(kept, fresh=fresh)

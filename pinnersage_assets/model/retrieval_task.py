@@ -21,14 +21,14 @@ from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings
 
 # Lists of neighbours that are held at once, beside those of pins, which users share: the more are searched together,
 # the more alike are those that come after each other.
-_LISTS_AT_ONCE = 65_536
+_LISTS_AT_ONCE = 32_768
 # Users that are judged at once, at least.
 _USERS_AT_ONCE = 256
 # Candidates whose vectors are held against a user's targets at once.
 _CANDIDATES_AT_ONCE = 8_192
 # Queries that are searched together: so many, of depths so much apart; unless they are few, for which the work of a
 # deeper search is less than that of one more.
-_QUERIES_AT_ONCE = 32_768
+_QUERIES_AT_ONCE = 16_384
 _LIKE_DEPTHS = 1.2
 _FEW_QUERIES = 256
 # Lists are searched this deep at least, or this often the largest share that is wanted of them, for overlaps; and
