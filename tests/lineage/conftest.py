@@ -1,10 +1,8 @@
 """The small world that the tests of this folder read: eleven days, the whole lineage for the last two."""
 
 import datetime
-import fcntl
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -51,25 +49,10 @@ def world_settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory, world_settings) -> World:
+def world(tmp_path_factory, world_settings) -> Iterator[World]:
     """Read-only: copy it to change it."""
-    own = tmp_path_factory.mktemp("small") / "data"
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return _small_world(own, world_settings)
-    # Made by one process for all: the others wait, and copy it.
-    shared = tmp_path_factory.getbasetemp().parent / "small_world"
-    made = World.new(shared, world_settings, kind="landing")
-    with open(f"{shared}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not shared.exists():
-            half_made = _small_world(shared.with_suffix(".half_made"), world_settings)
-            half_made.data.rename(shared)
-        return made.copy(own)
-
-
-def _small_world(data: Path, settings: Settings) -> World:
-    world = World.new(data, settings, kind="landing")
-    source = SimulatedSource(settings.simulation, settings.seed, START)
+    world = World.new(tmp_path_factory.mktemp("small") / "data", world_settings, kind="landing")
+    source = SimulatedSource(world_settings.simulation, world_settings.seed, START)
     extra = _planted_actions(source)
     for day in (on(offset) for offset in range(11)):
         world.land("actions", day, pl.concat([source.actions(day).drop("file"), extra[day]]))
