@@ -64,12 +64,14 @@ test test-all: export OPENBLAS_NUM_THREADS = 1
 test: $(INSTALLED)  ## The tests that gate a change
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/ty check
 	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all:  ## All tests, those of Ray included
 	@$(MAKE) --no-print-directory EXTRAS=dev,ray install
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/ty check
 	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 bench:  ## The benchmarks

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -122,7 +123,7 @@ def _end_with(parent: int, stop: threading.Event) -> None:
 @click.option("--vectors-before", type=_DATE, help="Fit vectors from co-occurrence before this day instead.")
 @click.option("--dimensions", default=64, show_default=True, help="Length of fitted vectors.")
 @click.option("--replace", is_flag=True, help="Overwrite days that exist.")
-def import_events(source: Path, vectors_before: datetime.datetime | None, **options: object) -> None:
+def import_events(source: Path, vectors_before: datetime.datetime | None, **options: Any) -> None:
     """Turn a CSV or Parquet file of events into landing folders."""
     from pinnersage_assets.sources import events
 
@@ -170,6 +171,7 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
     from pinnersage_assets.definitions import defs
     from pinnersage_assets.lineage.raw import refuse_other_source
     from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
+    from pinnersage_assets.resources import build_resources
 
     started = time.monotonic()
     complete = datetime.date.fromisoformat(DAILY.get_last_partition_key() or "0001-01-01")
@@ -177,14 +179,15 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
         raise click.ClickException(f"{last} is not over yet (UTC): the last complete day is {complete}")
     if ENVIRONMENT.source == "landing" and not any(ENVIRONMENT.data_dir.glob("landing/*/dt=*")):
         raise click.ClickException(f"there are no folders landing/*/dt=YYYY-MM-DD in {ENVIRONMENT.data_dir}")
+    resources = build_resources(ENVIRONMENT, SETTINGS)
     try:
-        refuse_other_source(defs.resources["warehouse"], defs.resources["source"])
+        refuse_other_source(resources["warehouse"], resources["source"])
     except dg.Failure as failure:
-        raise click.ClickException(failure.description) from failure
+        raise click.ClickException(str(failure)) from failure
     with dg.DagsterInstance.get() as instance:
         runs = backfill(
             defs,
-            defs.resources["warehouse"],
+            resources["warehouse"],
             instance,
             ENVIRONMENT.start_date,
             SETTINGS.window.days,
@@ -209,9 +212,10 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
 def _show_demo(day: datetime.date) -> None:
     import duckdb
 
-    from pinnersage_assets.definitions import defs
+    from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+    from pinnersage_assets.resources import build_resources
 
-    warehouse, tomorrow = defs.resources["warehouse"], day + datetime.timedelta(days=1)
+    warehouse, tomorrow = build_resources(ENVIRONMENT, SETTINGS)["warehouse"], day + datetime.timedelta(days=1)
     with duckdb.connect(warehouse.published, read_only=True) as published:
         click.echo(f"\nModels of the day before, judged on the actions of {day} (evaluation.retrieval).")
         click.echo("400 random pins reach much relevance too, so compare by recall:\n")

@@ -146,18 +146,24 @@ _CODE_LOCATION = {".dagster/repository": "__repository__@pinnersage"}
 
 
 def _is_interrupt(failure: dg.DagsterEvent) -> bool:
-    error = failure.step_failure_data.error
-    while error is not None and error.cls_name not in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
-        error = error.cause
-    return error is not None
+    interrupts = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
+    return any(error.cls_name in interrupts for error in _errors(failure))
 
 
 def _cause(failure: dg.DagsterEvent) -> str:
     """What happened in a step, without the errors that Dagster wraps it in."""
-    error = failure.step_failure_data.error
-    while error.cause is not None and error.cls_name.startswith("Dagster"):
+    errors = _errors(failure)
+    own = (error for error in errors if not (error.cls_name or "").startswith("Dagster"))
+    return next(own, errors[-1]).message.strip()
+
+
+def _errors(failure: dg.DagsterEvent) -> list:
+    """The error of a step, and what caused it, down to the first cause."""
+    errors, error = [], failure.step_failure_data.error
+    while error is not None:
+        errors.append(error)
         error = error.cause
-    return error.message.strip()
+    return errors
 
 
 def _days_with(warehouse: Warehouse, status: str) -> dict[str, set[Day]]:
@@ -174,7 +180,11 @@ def _tables(defs: dg.Definitions, job: str) -> set[str]:
 
 def _read_by_later_days(defs: dg.Definitions) -> set[str]:
     deps = (dep for spec in defs.resolve_all_asset_specs() for dep in spec.deps)
-    return {".".join(dep.asset_key.path) for dep in deps if dep.partition_mapping.start_offset < 0}
+    return {
+        ".".join(dep.asset_key.path)
+        for dep in deps
+        if isinstance(dep.partition_mapping, dg.TimeWindowPartitionMapping) and dep.partition_mapping.start_offset < 0
+    }
 
 
 def _days(first: Day, last: Day) -> Iterator[Day]:

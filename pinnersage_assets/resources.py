@@ -1,5 +1,7 @@
 """The resources that assets ask for, for a data directory."""
 
+from typing import Any
+
 from pinnersage_assets.engines.resource import EngineResource
 from pinnersage_assets.settings import Environment, Settings
 from pinnersage_assets.sources.source import Source
@@ -7,7 +9,7 @@ from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import PartitionIOManager
 
 
-def build_resources(environment: Environment, settings: Settings) -> dict[str, object]:
+def build_resources(environment: Environment, settings: Settings) -> dict[str, Any]:
     """All resources, by the names that assets use."""
     data = environment.data_dir
     warehouse = Warehouse(

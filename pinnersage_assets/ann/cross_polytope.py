@@ -284,7 +284,8 @@ def _merged(
     room = bound * np.float32(1 + 1e-6) - gaps
     within = _count_up_to(scores, room)
     probed = np.empty((len(scores), probes), dtype=np.int64)
-    scores, codes, gaps, vertices = (a.reshape(len(a), -1) for a in (scores, codes, gaps, vertices))
+    scores, gaps = (a.reshape(len(a), -1) for a in (scores, gaps))
+    codes, vertices = (a.reshape(len(a), -1) for a in (codes, vertices))
     begin = np.repeat(np.arange(tables) * w, v)
     for query, counts in enumerate(within.reshape(len(scores), -1)):
         left, right = ranges(begin, counts), np.repeat(np.arange(tables * v), counts)

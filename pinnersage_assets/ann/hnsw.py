@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from usearch.index import Index, ScalarKind
+from usearch.index import BatchMatches, Index, ScalarKind
 
 from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.locality import nearby_order
@@ -149,7 +149,7 @@ class HnswIndex:
         matches = self.index.search(_as_stored(queries, self.index), k, threads=threads)
         # To a single query USearch gives its matches alone, without counts.
         keys = np.asarray(matches.keys).reshape(len(queries), -1).view(np.int64)
-        counts = matches.counts if len(queries) > 1 else np.array([keys.shape[1]])
+        counts = matches.counts if isinstance(matches, BatchMatches) else np.array([keys.shape[1]])
         found = np.full((len(queries), k), -1, dtype=np.int64)
         found[:, : keys.shape[1]] = keys
         found[np.arange(k) >= np.asarray(counts)[:, None]] = -1
@@ -314,7 +314,9 @@ def open_file(
         raise IndexFileError(f"{path} is damaged: its SHA-256 is {found}, its row says {sha256}")
     index = _restored(path, view=not to_grow)
     said = (METRIC, parameters.dtype, parameters.connectivity, max(dimensions, 1))
-    holds = (index.metric_kind.name.lower(), index.dtype.name.lower(), index.connectivity, index.ndim)
+    # USearch's types say that this may be a metric of one's own.
+    metric = index.metric_kind.name.lower()  # ty: ignore[missing-union-attribute]
+    holds = (metric, index.dtype.name.lower(), index.connectivity, index.ndim)
     if holds != said:
         raise IndexFileError(f"{path} has metric, dtype, connectivity and dimensions {holds}, its row says {said}")
     if not np.array_equal(_ids(index), ids):

@@ -35,8 +35,8 @@ class IndexFiles:
     """As of `write_pins`."""
     shards: tuple[Path, ...]
     """The HNSW file of each shard; none where the pins are searched exactly."""
-    expansion_search: int | None
-    """HNSW's ef."""
+    expansion_search: int
+    """HNSW's ef; 0 where there are no shards."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -108,12 +108,13 @@ class _Opened:
     def whole(self) -> CorpusIndex:
         if not self._files.shards:
             return ExactIndex(self._ids, self._vectors[:])
-        shards = [self.shard(number) for number in range(len(self._files.shards))]
+        shards = [self._hnsw(number) for number in range(len(self._files.shards))]
         return put_together(shards, self._ids, self._vectors)
 
     def shard(self, number: int) -> CorpusIndex:
-        if not self._files.shards:
-            return self.whole
+        return self._hnsw(number) if self._files.shards else self.whole
+
+    def _hnsw(self, number: int) -> HnswIndex:
         if number not in self._shards:
             index = hnsw.map_file(self._files.shards[number])
             self._shards[number] = HnswIndex(

@@ -51,7 +51,7 @@ class _Pool:
     def start(self, task: Task, text: str) -> None:
         worker = self._idle.pop() if self._idle else _Worker()
         worker.send(text)
-        self._busy.register(worker.process.stdout, selectors.EVENT_READ, (worker, task))
+        self._busy.register(worker.answers, selectors.EVENT_READ, (worker, task))
 
     def finish(self) -> tuple[Task, str | AttemptFailedError]:
         (key, _), *_ = self._busy.select()
@@ -80,21 +80,24 @@ class _Worker:
             stdout=subprocess.PIPE,
             env=_environment(),
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.orders, self.answers = self.process.stdin, self.process.stdout
 
     def send(self, text: str) -> None:
         # Who died while idle is noticed when the answer is read.
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(text.encode() + b"\n")
-            self.process.stdin.flush()
+            self.orders.write(text.encode() + b"\n")
+            self.orders.flush()
 
     def receive(self) -> str | AttemptFailedError:
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         return line.decode() if line.endswith(b"\n") else AttemptFailedError(_epitaph(self.process.wait()))
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.orders, self.answers):
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 

@@ -1,10 +1,11 @@
 """How a run is connected to Ray: dagster-ray's resource, for a cluster on this machine or one that is there already."""
 
 import os
+from typing import Any
 
-import dagster as dg
 import ray
 from dagster_ray import RayResource
+from dagster_ray.types import AnyDagsterContext
 from pydantic import Field
 
 # Data travels as files: the least that Ray takes.
@@ -42,7 +43,7 @@ class RayCluster(RayResource):
         """As `created`."""
         return True
 
-    def connect(self, context: dg.InitResourceContext) -> object:
+    def connect(self, context: AnyDagsterContext) -> object:
         """Connect, or start a local cluster; as of dagster-ray, but without the options of Ray Data, which we lack.
 
         Raises:
@@ -55,10 +56,11 @@ class RayCluster(RayResource):
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
-        options = {"log_to_driver": False, **({} if self.address else local), **self.ray_init_options}
+        options: dict[str, Any] = {"log_to_driver": False, **({} if self.address else local), **self.ray_init_options}
         self._context = ray.init(self.ray_address, **options)
         return self._context
 
-    def on_connect(self, context: dg.InitResourceContext) -> None:
+    def on_connect(self, context: AnyDagsterContext) -> None:
         """Say so in the log."""
+        assert context.log is not None
         context.log.info(f"Connected to {self.name}")

@@ -17,7 +17,7 @@ class EngineResource(dg.ConfigurableResource):
     """The engine that the settings of a run ask for, connected for as long as the run needs it."""
 
     settings: dg.ResourceDependency[Settings]
-    _engine: Engine | None = PrivateAttr(None)
+    _engine: Engine = PrivateAttr()
 
     def get_engine(self) -> Engine:
         """The engine; it knows no Dagster."""

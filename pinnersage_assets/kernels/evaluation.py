@@ -42,7 +42,7 @@ from pinnersage_assets.model.retrieval_task import (
     popular_sets,
     random_sets,
 )
-from pinnersage_assets.model.selected_vectors import SelectedVectors, Vectors
+from pinnersage_assets.model.selected_vectors import SelectedVectors
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import (
     BY_INDEX,
@@ -55,13 +55,15 @@ from pinnersage_assets.model.variants import (
 )
 from pinnersage_assets.vector_files import VectorFile
 
-_SET = {"user_id": pl.Int64, "model": pl.String, "seed": pl.Int32, "targets": pl.Int32}
+_Types = dict[str, type[pl.DataType] | pl.DataType]
+_SET: _Types = {"user_id": pl.Int64, "model": pl.String, "seed": pl.Int32, "targets": pl.Int32}
 _SET |= dict.fromkeys(("relevant", "recalled", "set_size"), pl.Int32)
-_RANKED = {"user_id": pl.Int64, "model": pl.String, "seed": pl.Int32, "negatives": pl.String, "actions": pl.Int64}
-_RANKED |= {"r_precision": pl.Float64, "reciprocal_rank": pl.Float64, "drawn": pl.Int64, "padded": pl.Int64}
-_COMPARED = {"user_id": pl.Int64, "moments": pl.Int64, "actions": pl.Int64}
+_RANKED: _Types = {"user_id": pl.Int64, "model": pl.String, "seed": pl.Int32, "negatives": pl.String}
+_RANKED |= {"actions": pl.Int64, "r_precision": pl.Float64, "reciprocal_rank": pl.Float64}
+_RANKED |= {"drawn": pl.Int64, "padded": pl.Int64}
+_COMPARED: _Types = {"user_id": pl.Int64, "moments": pl.Int64, "actions": pl.Int64}
 _COMPARED |= {"adjusted_rand_index": pl.Float64, "medoid_overlap": pl.Float64}
-COLUMNS = {
+COLUMNS: dict[str, _Types] = {
     "judge_candidate_sets": {**_SET, "rows": pl.List(pl.Int32)},
     "judge_grid": _SET,
     "judge_diversity": {**_SET, "diversity": pl.Float64, "action_diversity": pl.Float64},
@@ -325,10 +327,11 @@ class _Bucket:
             The sets, and of each user what was relevant and recalled at all of its moments, and the mean size of the
             sets.
         """
-        at, clusters = self.moments, self.clusters_at_moments()
+        at, clusters, size = self.moments, self.clusters_at_moments(), _AT_MOMENTS.embeddings
+        assert size is not None  # it samples
         sets = [(model, seed) for model in clusters for seed in self.parameters["seeds"]]
         selected = (
-            sampled_at_moments(clusters[model], self.population, at.moments, _AT_MOMENTS.embeddings, self.key(seed))
+            sampled_at_moments(clusters[model], self.population, at.moments, size, self.key(seed))
             for model, seed in sets
         )
         counts = judge_embeddings(
@@ -373,7 +376,7 @@ class _Bucket:
         )
 
 
-def _pins_to_rank(bucket: _Bucket) -> tuple[NDArray[np.int64], Vectors]:
+def _pins_to_rank(bucket: _Bucket) -> tuple[NDArray[np.int64], SelectedVectors]:
     """All pins that may be ranked, ascending: the corpus, what was shown, targets with a vector; and their vectors."""
     users, has_vector = bucket.users, bucket.users.target_rows >= 0
     others, first = np.unique(
@@ -414,9 +417,8 @@ def _ranked(
     chosen = [bucket.population.select(variant, bucket.key(seed)) for seed in seeds]
     owners = np.searchsorted(user_ids, np.concatenate([some.user_ids for some in chosen]))
     medoids = np.concatenate([some.medoid_rows for some in chosen])
-    different, first, which = np.unique(
-        np.stack([owners, medoids], axis=1), axis=0, return_index=True, return_inverse=True
-    )
+    used = np.stack([owners, medoids], axis=1)
+    different, first, which = np.unique(used, axis=0, return_index=True, return_inverse=True)
     embeddings = np.concatenate([some.vectors for some in chosen])[first]
     selections = np.zeros((len(seeds), len(different)), dtype=bool)
     selections[np.repeat(np.arange(len(seeds)), [len(some.user_ids) for some in chosen]), which] = True
@@ -447,7 +449,7 @@ def _sets(user_ids: NDArray[np.int64], model: str, of_user: Mapping[int, NDArray
     return pl.DataFrame({"user_id": user_ids[list(of_user)], "model": model, "rows": pl.Series(lists)})
 
 
-def _write(frame: pl.DataFrame, destination: Path, columns: Mapping[str, pl.DataType]) -> int:
+def _write(frame: pl.DataFrame, destination: Path, columns: _Types) -> int:
     frame = frame.select(pl.col(name).cast(kind) for name, kind in columns.items())
     frame.write_parquet(destination, compression="lz4")
     return len(frame)

@@ -182,8 +182,9 @@ def _lists_of(medoids: pl.Series, neighbours: Path) -> pl.DataFrame:
     """The rows of some medoids; others are not read from the disk."""
     with pa.memory_map(str(neighbours)) as mapped:
         everybody = pa.ipc.open_file(mapped).read_all()
-        wanted = pc.is_in(everybody["medoid_pin_id"], value_set=medoids.unique().to_arrow())
-        return pl.from_arrow(everybody.filter(wanted))
+        # PyArrow makes this function when it is loaded, so that its types have none.
+        wanted = pc.is_in(everybody["medoid_pin_id"], value_set=medoids.unique().to_arrow())  # ty: ignore[missing-attribute]
+        return pl.DataFrame(everybody.filter(wanted))
 
 
 def _lists(medoids: pl.Series, pins: NDArray[np.int64], cosines: NDArray[np.float32]) -> pl.DataFrame:

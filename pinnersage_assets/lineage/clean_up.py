@@ -55,11 +55,13 @@ def clean_up(everything: list[str]) -> dg.AssetsDefinition:
             newest = _newest_published(connection)
             since = {name: _kept_since(day, days, newest) for name, days in dict(settings.retention).items()}
             for name, tables in ROWS.items():
+                first = since[name]
                 for table in tables:
-                    rows = expire_partitions(connection, table, since[name]) if since[name] else {}
-                    found.append((table, since[name], len(rows), sum(rows.values()), 0, 0))
+                    rows = expire_partitions(connection, table, first) if first else {}
+                    found.append((table, first, len(rows), sum(rows.values()), 0, 0))
             forgotten = {
-                name: forget(connection, since[name]) if since[name] else 0 for name, (_, forget, _) in FILES.items()
+                name: forget(connection, first) if (first := since[name]) else 0
+                for name, (_, forget, _) in FILES.items()
             }
         for name, (table, _, delete) in FILES.items():
             sizes = delete(warehouse, settings)

@@ -4,7 +4,6 @@ Dagster runs a partition whose inputs have holes. A window with a missing day gi
 wrong, so a hole is a failed check, and its message says how to close it. What a day reads is what its asset declares.
 """
 
-import datetime
 from typing import Any
 
 import dagster as dg
@@ -21,7 +20,8 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
     """
     own = ".".join(spec.key.path)
     # Of the past of another asset that reaches back to the beginning (choices, evaluations) whatever is there is used.
-    inputs = {
+    # All mappings are of time windows, as `partitions.reads` makes them, and an AssetDep's type says less.
+    inputs: dict[str, Any] = {
         ".".join(dep.asset_key.path): dep.partition_mapping
         for dep in spec.deps
         if dep.partition_mapping != EARLIER or dep.asset_key == spec.key
@@ -34,7 +34,7 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
     )
 
     def parameters(settings: Settings) -> dict[str, Any]:
-        days: dict[str, Any] = {"start": datetime.date.fromisoformat(DAILY.get_first_partition_key())}
+        days: dict[str, Any] = {"start": DAILY.start.date()}
         # A run may have set another window, or another horizon, than the mappings were made for.
         window = settings.window.days - SETTINGS.window.days
         horizon = settings.evaluation.horizon_days - SETTINGS.evaluation.horizon_days

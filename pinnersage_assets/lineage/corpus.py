@@ -73,7 +73,10 @@ def near_duplicates(
             log_progress(context.log, "shards of earlier pins"),
             keeps_rows=False,
         )
-        joins = [column.to_numpy() for column in pl.read_parquet(files, hive_partitioning=False)] if files else None
+        joins = None
+        if files:
+            joined = pl.read_parquet(files, hive_partitioning=False)
+            joins = joined["row"].to_numpy(), joined["representative"].to_numpy(), joined["cosine"].to_numpy()
     canonical, cosines = group_near_duplicates(
         SelectedVectors(known.source, pins["pin_row"].to_numpy()),
         **options,

@@ -289,7 +289,7 @@ def describe_corpus_index(
     ids, pins = corpus_ids(warehouse, day), pin_vectors(warehouse, day)
     selected = pins.select(ids)
     write_pins(folder / "index_pins.npy", ids, selected.rows)
-    paths, expansion_search = [], None
+    paths, expansion_search = [], 0
     for number, (index, path) in enumerate(_opened_shards(warehouse, day, ids, pins, log)):
         if path is None:
             path = folder / f"shard-{number}.usearch"

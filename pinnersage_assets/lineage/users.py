@@ -6,6 +6,7 @@ input, since the rows are those of a full run. So it is no dependency, and a day
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -174,7 +175,7 @@ def clusters(
 
 
 def _write_clustered(
-    warehouse: Warehouse, pins: PinVectors, scope: dict[str, object], settings: Settings, folder: Path
+    warehouse: Warehouse, pins: PinVectors, scope: dict[str, Any], settings: Settings, folder: Path
 ) -> tuple[list[Bucket], Path, dict[str, int]]:
     """What is to be clustered, in buckets; what is kept of yesterday; and how much there is of all."""
     made_by = f"alpha {settings.clustering.alpha!r}, code version {_CODE_VERSION}"
@@ -245,7 +246,7 @@ def medoids(
 
 
 def _write_members(
-    warehouse: Warehouse, pins: PinVectors, scope: dict[str, object], settings: Settings, folder: Path
+    warehouse: Warehouse, pins: PinVectors, scope: dict[str, Any], settings: Settings, folder: Path
 ) -> tuple[list[Bucket], dict[str, int], int]:
     """The members of clusters in buckets.
 
@@ -289,7 +290,7 @@ def _before(day: datetime.date) -> datetime.date:
     return day - datetime.timedelta(days=1)
 
 
-def _with_feedback(warehouse: Warehouse, rows: Rows, scope: dict[str, object], settings: Settings) -> pl.DataFrame:
+def _with_feedback(warehouse: Warehouse, rows: Rows, scope: dict[str, Any], settings: Settings) -> pl.DataFrame:
     """Multiply importance by what feedback makes of it, which is of all users at once: it compares with the average."""
     if isinstance(rows, ParquetFiles):
         [path] = rows.paths
@@ -303,7 +304,7 @@ def _with_feedback(warehouse: Warehouse, rows: Rows, scope: dict[str, object], s
 
 
 def _factors(
-    warehouse: Warehouse, embeddings: pl.DataFrame, scope: dict[str, object], settings: Settings
+    warehouse: Warehouse, embeddings: pl.DataFrame, scope: dict[str, Any], settings: Settings
 ) -> NDArray[np.float64]:
     """What feedback makes of the importance of each embedding."""
     feedback = settings.feedback

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
 
 
-def diversity(sets: Pairs, vectors: NDArray[np.float32], users: int) -> NDArray[np.float64]:
+def diversity(sets: Pairs, vectors: Vectors, users: int) -> NDArray[np.float64]:
     """The average cosine distance of the pairs of each user's set: the paper's definition (section 5.3.3).
 
     Of k unit vectors the cosines of all pairs add up to (|Σ v|² - k) / 2, so a set takes O(k d) instead of O(k² d).

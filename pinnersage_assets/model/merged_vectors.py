@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.model.population import offsets_of, ranges
+from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs, nearest_unseen
 
 _USERS_AT_ONCE = 128
@@ -52,7 +53,7 @@ def merged_against_medoids(
     importances: NDArray[np.float64],
     actions: Pairs,
     vectors: NDArray[np.float32],
-    corpus: NDArray[np.float32],
+    corpus: Vectors,
     seen: Pairs,
     search: Callable[[NDArray[np.float32], int], NDArray[np.int64]],
     merged: int,
@@ -145,7 +146,7 @@ def _nearness(
     users: NDArray[np.int64],
     actions: Pairs,
     vectors: NDArray[np.float32],
-    corpus: NDArray[np.float32],
+    corpus: Vectors,
     seen: Pairs,
     search: Callable[[NDArray[np.float32], int], NDArray[np.int64]],
     neighbours: int,

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from pinnersage_assets.model.medoids import sample_by_importance
 from pinnersage_assets.model.population import offsets_of
 from pinnersage_assets.model.randomness import keyed_uniform
+from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
 
 # Scores that differ by no more than this are ties; without it rounding (some 1e-7 of a float32 cosine, different from
@@ -189,7 +190,7 @@ def _draw_from_pool(
 
 def best_cosines(
     candidates: Candidates,
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
     owners: NDArray[np.int64],
     embeddings: NDArray[np.float32],
     selections: NDArray[np.bool_] | None = None,
@@ -328,7 +329,7 @@ def _check_drawn_from(
 
 
 def _check_embeddings(
-    candidates: Candidates, vectors: NDArray, owners: NDArray, embeddings: NDArray, selections: NDArray
+    candidates: Candidates, vectors: Vectors, owners: NDArray, embeddings: NDArray, selections: NDArray
 ) -> None:
     if candidates.rows.max(initial=-1) >= len(vectors):
         raise ValueError(f"candidates must be rows of vectors, below {len(vectors)}")

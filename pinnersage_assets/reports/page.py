@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -227,7 +228,7 @@ def _facts(data: PageData) -> list[tuple[str, str]]:
         }
         return [(_count(row[name]), words) for name, words in names.items() if row.get(name) is not None]
     facts = []
-    if len(data.retrieval) and (users := data.retrieval["users"].max()):
+    if len(data.retrieval) and (users := data.retrieval.select(pl.max("users")).item()):
         facts.append((_count(users), "users judged on this day"))
     return facts
 
@@ -291,7 +292,7 @@ def _ranking(data: PageData) -> Section:
             more[f"Lifts over the last pin, among {words}"] = of_kind
         lifts += of_kind
         notes += missing
-    if len(data.ranking) and (padded := data.ranking["padded_share"].max()) is not None:
+    if len(data.ranking) and (padded := data.ranking.select(pl.max("padded_share")).item()) is not None:
         notes.append(f"{_percent(padded)} of what actions are ranked among were not shown but drawn at random.")
     return Section(
         "ranking",
@@ -368,11 +369,12 @@ def _interval_chart(rows: pl.DataFrame, metric: str, baseline: str, drawn: bool)
         [[name_of(row["model"]), signed(row["difference"]), _interval(row)] for row in ordered],
     )
     axis = f"difference in {_METRICS[metric].lower()}"
+    users, days = rows.select(pl.max("users", "days")).row(0)
     return Figure(
         title,
         figures.dots(f"{metric} {baseline}", label, marks, axis, 0.0) if drawn else Markup(),
-        f"{_METRICS[metric]} is {_MEANINGS[metric]}. {_count(rows['users'].max())} users, "
-        f"{_count(rows['days'].max())} day{'s' if rows['days'].max() > 1 else ''}.",
+        f"{_METRICS[metric]} is {_MEANINGS[metric]}. {_count(users)} users, "
+        f"{_count(days)} day{'s' if days > 1 else ''}.",
         "evaluation.intervals",
         table,
     )
@@ -423,7 +425,7 @@ def _lifts(frame: pl.DataFrame, metrics: Mapping[str, str], source: str, what: s
     return charts, missing
 
 
-def _in_the_paper(row: Mapping[str, object], metrics: Mapping[str, str]) -> str:
+def _in_the_paper(row: Mapping[str, Any], metrics: Mapping[str, str]) -> str:
     """The paper's lifts over the last pin, for a model that only the paper has."""
     lifts = {metric: row[f"paper_{metric}_lift"] for metric in metrics}
     if any(lift is None for lift in lifts.values()):
@@ -678,10 +680,13 @@ def _day_so_far(data: PageData) -> Section:
     notes = []
     if len(agreement):
         charts.append(_agreement(agreement))
+        index, overlap, moments = agreement.select(
+            pl.mean("adjusted_rand_index", "medoid_overlap"), pl.sum("moments")
+        ).row(0)
         notes.append(
-            f"How far clusters that were updated online are as if made anew: adjusted Rand index "
-            f"{number(agreement['adjusted_rand_index'].mean())}, {_percent(agreement['medoid_overlap'].mean())} of the "
-            f"medoids in common, over {_count(agreement['moments'].sum())} moments of {_count(len(agreement))} users."
+            f"How far clusters that were updated online are as if made anew: adjusted Rand index {number(index)}, "
+            f"{_percent(overlap)} of the medoids in common, over {_count(moments)} moments of {_count(len(agreement))} "
+            "users."
         )
     absent = () if charts else ("What the day so far is worth is not known: nobody did anything twice on this day.",)
     return Section(
@@ -706,7 +711,7 @@ def _agreement(frame: pl.DataFrame) -> Figure:
         if rows.is_empty():
             continue
         words = f"{first} or more" if after is None else f"{first} to {after - 1}" if after > first + 1 else f"{first}"
-        index, overlap = rows["adjusted_rand_index"].mean(), rows["medoid_overlap"].mean()
+        index, overlap = rows.select(pl.mean("adjusted_rand_index", "medoid_overlap")).row(0)
         text = f"{number(index)} · {number(overlap)}"
         marks.append(Mark(f"{words} action{'s' * (words != '1')}", index, DAY_SO_FAR, other=overlap, text=text))
         cells.append([words, number(index), number(overlap), _count(len(rows))])
@@ -757,7 +762,8 @@ def _table_1(frame: pl.DataFrame) -> list[Figure]:
 
 
 def _figure_2(frame: pl.DataFrame) -> list[Figure]:
-    known = frame.drop_nulls(["medoid_cosine", "merged_nearness", "medoid_nearness"])
+    columns = ["medoid_cosine", "merged_nearness", "medoid_nearness"]
+    known = frame.drop_nulls(columns)
     if known.is_empty():
         return []
     x = known["medoid_cosine"].to_numpy()
@@ -765,17 +771,12 @@ def _figure_2(frame: pl.DataFrame) -> list[Figure]:
         ("single", x, known["merged_nearness"].to_numpy()),
         ("pinnersage", x, known["medoid_nearness"].to_numpy()),
     ]
-    merged, medoids = known["merged_nearness"].mean(), known["medoid_nearness"].mean()
+    _, merged, medoids = known.select(pl.mean(*columns)).row(0)
     low = known.sort("medoid_cosine")[: max(1, len(known) // 5)]
     rows = [
-        [
-            words,
-            number(part["medoid_cosine"].mean(), 2),
-            number(part["merged_nearness"].mean()),
-            number(part["medoid_nearness"].mean()),
-            _count(len(part)),
-        ]
+        [words, number(cosine, 2), number(one), number(several), _count(len(part))]
         for words, part in (("all", known), ("the fifth with the most unlike medoids", low))
+        for cosine, one, several in part.select(pl.mean(*columns)).rows()
     ]
     return [
         Figure(
@@ -838,7 +839,7 @@ def _clusters_per_user(frame: pl.DataFrame) -> list[Figure]:
     )
     caption = (
         f"Half of {_count(running[-1])} users have at most {_count(median)}, the most is "
-        f"{_count(rows['clusters'].max())}. The paper speaks of 3 to 5 for light and 75 to 100 for heavy users; it "
+        f"{_count(rows['clusters'][-1])}. The paper speaks of 3 to 5 for light and 75 to 100 for heavy users; it "
         "depends on α."
     )
     columns = ["clusters", "users", "mean_actions"]

@@ -136,7 +136,7 @@ def _view(
     outcome: Mapping[str, int] | None,
     vectors: NDArray[np.float32],
 ) -> User:
-    total = medoids["importance"].sum() or 1.0
+    total = float(medoids["importance"].sum()) or 1.0
     ranked = medoids.sort(["importance", "medoid_pin_id"], descending=[True, False])
     shares = dict(
         ranked.group_by("cluster", maintain_order=True)

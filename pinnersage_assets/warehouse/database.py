@@ -96,6 +96,7 @@ class Warehouse(DuckDBResource):
         """
         frame = self.read(query, parameters)
         ids, vectors = frame.get_columns()
+        assert isinstance(vectors.dtype, pl.Array)
         return ids.to_numpy(), vectors.to_numpy().reshape(len(frame), *vectors.dtype.shape)
 
     @contextmanager

@@ -150,7 +150,7 @@ def load_sql_models(folder: Path = SQL_FOLDER) -> Mapping[str, SqlModel]:
     # `loaded` is in the order in which loading finished: each model after those that it refers to.
     models = {model.table.key: model for model in files.loaded.values() if not model.table.ephemeral}
     # Without external access: a file that a model reads would be missing from its lineage.
-    config = {"python_enable_replacements": False, "enable_external_access": False}
+    config: dict[str, Any] = {"python_enable_replacements": False, "enable_external_access": False}
     with duckdb.connect(":memory:", config=config) as connection:
         for table in [*files.sources.values(), *(model.table for model in models.values())]:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {table.schema}")

@@ -57,17 +57,18 @@ def index_cost(context: dg.AssetExecutionContext, warehouse: Warehouse, settings
     settings = parameters.in_force(warehouse, settings, day)
     pins = _sampled_groups(warehouse, settings, day)
     drawn = drawn_medoids(warehouse, settings, day)
-    k = min(_NEIGHBOURS, pins["recommendable"].sum())
+    own = pins["recommendable"].to_numpy()
+    k = min(_NEIGHBOURS, int(own.sum()))
     if k == 0 or drawn.is_empty():
         return pl.DataFrame(schema=[*_COST_COLUMNS])
     ids, vectors = pin_vectors(warehouse, day).known(pins["pin_id"].to_numpy())
     full = build(ids, vectors, parameters_of(settings), threads=1)
-    own = pins["recommendable"].to_numpy()
-    refined = build(ids[own], vectors[own], parameters_of(settings), threads=1)
+    corpus = vectors[own]
+    refined = build(ids[own], corpus, parameters_of(settings), threads=1)
     medoids, centroids = _sampled_queries(warehouse, settings, day, drawn)
     hnsw = hnsw_cost(refined, medoids, k)
     costs = {
-        "LSH orthoplex": orthoplex_cost(refined.vectors, medoids, k, hnsw.recall, settings.seed),
+        "LSH orthoplex": orthoplex_cost(corpus, medoids, k, hnsw.recall, settings.seed),
         "HNSW": hnsw,
         "full index": unrefined_cost(full, refined, medoids, k),
         "refined index": hnsw,

@@ -189,7 +189,7 @@ def map_users(
     if not len(known.users.user_ids):
         return nobody
     evaluation = settings.evaluation
-    shared = {
+    shared: dict[str, Any] = {
         "searches_exactly": len(known.corpus_ids) <= evaluation.exact_up_to,
         "alpha": settings.clustering.alpha,
         "seed": settings.seed,

@@ -37,9 +37,8 @@ def ranking_users(
     metadata = dict(known.counts)
     if len(rows):
         of_impressions = rows.filter(negatives="impressions").unique("user_id")
-        metadata["share of impressions padded at random"] = of_impressions["padded"].sum() / max(
-            1, of_impressions["drawn"].sum()
-        )
+        padded, drawn = of_impressions.select("padded", "drawn").sum().row(0)
+        metadata["share of impressions padded at random"] = padded / max(1, drawn)
     return dg.MaterializeResult(value=rows, metadata=metadata)
 
 

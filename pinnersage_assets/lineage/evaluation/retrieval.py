@@ -109,7 +109,7 @@ def _variety(
                 "users": len(user_ids),
             }
         )
-    columns = {"model": pl.String, "users": pl.Int64}
+    columns: dict[str, type[pl.DataType]] = {"model": pl.String, "users": pl.Int64}
     columns |= dict.fromkeys(["coverage", "interest_entropy", "overlap_with_popular"], pl.Float64)
     return pl.DataFrame(rows, schema=columns).with_columns(pl.col("coverage").fill_nan(None))
 
