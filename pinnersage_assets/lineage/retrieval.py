@@ -20,7 +20,7 @@ from pinnersage_assets.lineage.corpus_index import make_index, measure_recall
 from pinnersage_assets.lineage.kept_neighbours import keep_neighbours, with_fingerprints
 from pinnersage_assets.lineage.neighbour_search import medoids_a_bucket, search_neighbours, search_parameters
 from pinnersage_assets.lineage.queries import SEEN_CORPUS_PINS, window
-from pinnersage_assets.model.candidates import shares
+from pinnersage_assets.model.candidates import NO_CANDIDATES, shares
 from pinnersage_assets.model.pinnersage import draw_medoids
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.selected_vectors import SelectedVectors
@@ -209,19 +209,9 @@ def recommendations(
         )
         waited = sum(map(users_who_waited, found))
         expected, ranks = {"count(DISTINCT user_id)": users}, ("user_id", "rank")
-        rows = collect(warehouse, found, expected, ("user_id", "pin_id"), ranks, ranks) if found else _NO_CANDIDATES
+        rows = collect(warehouse, found, expected, ("user_id", "pin_id"), ranks, ranks) if found else NO_CANDIDATES
     return dg.MaterializeResult(value=rows, metadata={"users for whom more neighbours were searched": waited})
 
-
-_NO_CANDIDATES = pl.DataFrame(
-    schema={
-        "user_id": pl.Int64,
-        "rank": pl.Int32,
-        "pin_id": pl.Int64,
-        "medoid_pin_id": pl.Int64,
-        "score": pl.Float32,
-    }
-)
 
 _SEEN = """
     CREATE TEMP TABLE seen AS

@@ -89,7 +89,7 @@ def candidate_sets(
     """
     lists = drawn.join(neighbours, on="medoid_pin_id", how="left").sort("user_id", "medoid_pin_id")
     if lists.is_empty():
-        return _NO_SETS, lists.select("user_id", "medoid_pin_id")
+        return NO_CANDIDATES, lists.select("user_id", "medoid_pin_id")
     user_ids, begins, users = np.unique(lists["user_id"].to_numpy(), return_index=True, return_inverse=True)
     share = lists["share"].to_numpy().astype(np.int64)
     of_list, pins, scores, pin_ids = _unseen(lists, users, user_ids, seen)
@@ -136,10 +136,10 @@ def candidate_sets(
         "medoid_pin_id": lists["medoid_pin_id"].to_numpy()[of_list[chosen]],
         "score": scores[chosen],
     }
-    return pl.DataFrame(sets, schema=_NO_SETS.schema), lists.select("user_id", "medoid_pin_id").filter(wants)
+    return pl.DataFrame(sets, schema=NO_CANDIDATES.schema), lists.select("user_id", "medoid_pin_id").filter(wants)
 
 
-_NO_SETS = pl.DataFrame(
+NO_CANDIDATES = pl.DataFrame(
     schema={
         "user_id": pl.Int64,
         "rank": pl.Int32,
@@ -148,6 +148,7 @@ _NO_SETS = pl.DataFrame(
         "score": pl.Float32,
     }
 )
+"""The sets of nobody."""
 
 
 def _unseen(

@@ -576,8 +576,9 @@ def _search(
     starts = np.cumsum(depths) - depths
     rows = np.empty(depths.sum(), dtype=np.int32)
     order, start = np.argsort(depths, kind="stable"), 0
+    ascending = depths[order]
     while start < len(order):
-        alike = np.searchsorted(depths[order], _LIKE_DEPTHS * depths[order[start]], side="right")
+        alike = np.searchsorted(ascending, _LIKE_DEPTHS * ascending[start], side="right")
         end = min(max(int(alike), start + _FEW_QUERIES), start + _QUERIES_AT_ONCE)
         some = order[start:end]
         found = search(queries(some), int(depths[some[-1]]))
