@@ -6,7 +6,6 @@ their sums would depend on which is ready first.
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 _STARTS = 3
 _MOST_ROUNDS = 300
@@ -30,6 +29,9 @@ def k_means(
     labels = _copies(points, clusters)
     if (labels >= 0).all():
         return labels
+    # Not above: it takes longer to import than all else that Dagster loads, and most processes never come here.
+    from sklearn.cluster import KMeans
+
     # Without tolerance it ends where no point is nearer to another cluster's mean.
     model = KMeans(clusters, n_init=_STARTS, tol=0.0, random_state=int(uniform * 2**32))
     return model.fit(points.astype(np.float64), sample_weight=counts).labels_.astype(np.int64)

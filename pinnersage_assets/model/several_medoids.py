@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import pdist, squareform
 
 from pinnersage_assets.model.medoids import TIE, medoids
 from pinnersage_assets.model.population import offsets_of
@@ -65,6 +64,9 @@ def several_medoids(
 
 def _divide(points: NDArray, counts: NDArray[np.int64], first: int, wanted: int) -> NDArray[np.int64]:
     """Find the medoid that each member of one cluster belongs to, as a row of ``points`` (in order of pin ids)."""
+    # Not above: whatever starts would wait for it, and few ask for more than one medoid a cluster.
+    from scipy.spatial.distance import pdist, squareform
+
     # Computed as differences, so that copies are at exactly 0. With the maximum below, it takes some 24 bytes a pair.
     squared = squareform(pdist(points.astype(np.float64), "sqeuclidean"))
     chosen = [first]

@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 from threadpoolctl import threadpool_limits
 
 from pinnersage_assets.model.k_means import k_means
@@ -347,6 +346,9 @@ def _cluster(
 
 
 def _complete_linkage(points: NDArray[np.float32], alpha: float) -> NDArray:
+    # Not above: settings name variants, and whatever starts would wait for it.
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     if len(points) == 1:
         return np.zeros(1)
     return fcluster(linkage(points, "complete", "sqeuclidean"), alpha, "distance")

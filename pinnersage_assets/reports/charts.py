@@ -3,10 +3,12 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Readable on the UI's light and dark backgrounds.
 _COLOURS = ("#4f7cff", "#f0883e", "#3fb950")
@@ -31,6 +33,9 @@ def bar_chart(labels: Sequence[object], series: Mapping[str, Sequence[float | No
     Returns:
         ``![title](data:image/png;base64,...)``
     """
+    # Not above: every start of Dagster, and of each of its processes, would wait for it.
+    import matplotlib
+
     picture = io.BytesIO()
     # Labels are data: a dollar in one is no formula.
     with matplotlib.rc_context({"text.parse_math": False}):
@@ -38,7 +43,9 @@ def bar_chart(labels: Sequence[object], series: Mapping[str, Sequence[float | No
     return f"![{title}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
 
 
-def _drawn(labels: Sequence[object], series: Mapping[str, Sequence[float | None]], title: str) -> Figure:
+def _drawn(labels: Sequence[object], series: Mapping[str, Sequence[float | None]], title: str) -> "Figure":
+    from matplotlib.figure import Figure
+
     numeric = all(isinstance(label, int | float) for label in labels)
     # Names that would run into each other beside their bars stand one below the other.
     lying = not numeric and sum(len(str(label)) for label in labels) > _MOST_LETTERS

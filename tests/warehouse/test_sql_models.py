@@ -187,7 +187,7 @@ NOT_NULL = "name: dt, data_type: date, description: The day (UTC)., data_tests: 
     ("old", "new", "message"),
     [
         (NOT_NULL, "name: dt, data_type: date, data_tests: [not_null]", "column 'dt' of actions has no description"),
-        (NOT_NULL, "name: dt, data_type: date, description:", "column 'dt' of actions has no description"),
+        (NOT_NULL, "name: dt, data_type: date, description: ''", "column 'dt' of actions has no description"),
         (NOT_NULL, "name: dt, description: Day", "column 'dt' of actions has no data_type"),
         (NOT_NULL, "data_type: date, description: Day", "column None of actions has no name"),
         (NOT_NULL, NOT_NULL.replace("name: dt", "name: day"), "actions has no column dt of type date"),

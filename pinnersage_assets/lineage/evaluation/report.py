@@ -6,6 +6,7 @@ What belongs here: what the page is made of, and where it is put. What it says i
 import datetime
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
@@ -13,11 +14,14 @@ import polars as pl
 from pinnersage_assets.files import written_atomically
 from pinnersage_assets.model.population import rows_of
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, partition_day, reads
-from pinnersage_assets.reports.page import PageData, render
-from pinnersage_assets.reports.users import UserData, spread
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.pin_vectors import pin_vectors
+
+if TYPE_CHECKING:
+    # Where they are used, not here: every start of Dagster would wait for matplotlib.
+    from pinnersage_assets.reports.page import PageData
+    from pinnersage_assets.reports.users import UserData
 
 # Each part of the page by the table that it shows, as it is.
 _PARTS = {
@@ -84,6 +88,8 @@ def report(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One page on how the day's models did, as a file, and what the file is."""
+    from pinnersage_assets.reports.page import render
+
     day = partition_day(context)
     content = render(_page_data(warehouse, settings, day)).encode()
     path = Path(f"reports/dt={day}/index.html")
@@ -100,7 +106,9 @@ def report(
     )
 
 
-def _page_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> PageData:
+def _page_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> "PageData":
+    from pinnersage_assets.reports.page import PageData
+
     parts = {
         part: warehouse.read(f"FROM {table} WHERE dt = $day ORDER BY ALL", {"day": day})
         for part, table in _PARTS.items()
@@ -117,8 +125,10 @@ def _page_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> 
     )
 
 
-def _user_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> UserData | None:
+def _user_data(warehouse: Warehouse, settings: Settings, day: datetime.date) -> "UserData | None":
     """Some users from light to heavy; None where nobody has clusters."""
+    from pinnersage_assets.reports.users import UserData, spread
+
     everybody = warehouse.read(_USERS, {"day": day})
     if everybody.is_empty():
         return None
