@@ -65,14 +65,14 @@ test: $(INSTALLED)  ## The tests that gate a change
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ty check
-	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@.venv/bin/python -m pytest -n 2 -m "not slow"
 
 test-all:  ## All tests, those of Ray included
 	@$(MAKE) --no-print-directory EXTRAS=dev,ray install
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ty check
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -n 2
 
 bench:  ## The benchmarks
 	@$(MAKE) --no-print-directory EXTRAS=dev,bench install

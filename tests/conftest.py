@@ -6,6 +6,8 @@ The package reads the environment when it is imported, so this is done before an
 import os
 import tempfile
 
+import pytest
+
 _DATA = tempfile.TemporaryDirectory(prefix="pinnersage-tests-")
 for _name in [name for name in os.environ if name.startswith(("PINNERSAGE_", "DAGSTER_"))]:
     del os.environ[_name]
@@ -22,3 +24,16 @@ def pytest_configure(config):
         "ignore:Function `JobDefinition.run_request_for_partition` is deprecated:DeprecationWarning",
     ):
         config.addinivalue_line("filterwarnings", warning)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A module is tested by one worker; those of ``lineage`` all by the same, which makes their small world once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            folder = "tests/lineage/"
+            return folder if nodeid.startswith(folder) else super()._split_scope(nodeid)
+
+    return Scheduler(config, log)

@@ -112,7 +112,9 @@ def test_the_protocol_says_why_nobody_was_judged(world, today, tmp_path, gone, r
 
 def test_the_first_day_has_a_protocol_though_nothing_was_known_before_it(tmp_path):
     first = World.new(tmp_path / "data", small_settings())
-    first.backfill(START, START)
+    assert failures(first.run("raw_and_staging", START)) == {}
+    corpus = ["corpus.near_duplicates", "corpus.excluded", "corpus.pins"]
+    assert failures(first.run("daily", START, only=[*corpus, "evaluation.protocol"])) == {}
     [row] = first.partition("evaluation.protocol", START).to_dicts()
     assert (row["corpus_pins"], row["random_pairs_above"], row["judged_users"]) == (0, None, 0)
     assert row["cold_users"] == row["users_who_acted"] > 0

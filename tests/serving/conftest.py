@@ -1,6 +1,7 @@
 """Both stores, a Redis server of our own on a free port, and processes that are killed."""
 
 import datetime
+import gc
 import multiprocessing
 import shutil
 
@@ -20,6 +21,15 @@ _PROCESSES.set_forkserver_preload(
         "pinnersage_assets.serving.redis_stream",
     ]
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_of_other_tests():
+    """Dagster's instances hold connections of SQLite that only the thread may close which made them.
+
+    If they were collected by a thread of a service, this would fail, at worst in the middle of an import.
+    """
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from world import PINS_WRITTEN_ANEW, World, failures, on, small_settings
 from pinnersage_assets.lineage import users as lineage
 
 USERS = ("users.clusters", "users.medoids")
-DAYS = 20
+DAYS = 14
 LAST, BEFORE = on(DAYS - 1), on(DAYS - 2)
 
 
@@ -46,15 +46,15 @@ def stage(world, days):
 
 
 @pytest.fixture(scope="module")
-def twenty_days(tmp_path_factory):
-    world = quiet_world(tmp_path_factory.mktemp("twenty") / "data")
+def two_weeks(tmp_path_factory):
+    world = quiet_world(tmp_path_factory.mktemp("weeks") / "data")
     stage(world, DAYS)
     metadata = [materialise(world, on(offset)) for offset in range(DAYS)]
     return world, metadata
 
 
-def test_what_is_kept_from_the_day_before_is_what_a_full_run_computes(twenty_days, tmp_path):
-    world, metadata = twenty_days
+def test_what_is_kept_from_the_day_before_is_what_a_full_run_computes(two_weeks, tmp_path):
+    world, metadata = two_weeks
     assert metadata[0]["users reused from the day before"] == 0
     reused = [day["users reused from the day before"] for day in metadata[10:]]
     users = [world.partition("users.clusters", on(offset))["user_id"].n_unique() for offset in range(10, DAYS)]
@@ -74,8 +74,8 @@ def test_what_is_kept_from_the_day_before_is_what_a_full_run_computes(twenty_day
             assert len(expected) > 0 or offset == 0
 
 
-def test_importance_ages_although_the_medoid_is_kept(twenty_days):
-    world, _ = twenty_days
+def test_importance_ages_although_the_medoid_is_kept(two_weeks):
+    world, _ = two_weeks
     today, yesterday = (world.partition("users.medoids", on(offset)) for offset in (DAYS - 1, DAYS - 2))
     both = today.join(yesterday, on=["user_id", "fingerprint"], suffix="_before")
     assert len(both) > 20
@@ -83,8 +83,8 @@ def test_importance_ages_although_the_medoid_is_kept(twenty_days):
 
 
 @pytest.mark.parametrize("change", ["vector", "alpha", "actions"])
-def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(twenty_days, tmp_path, change):
-    world, metadata = twenty_days
+def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(two_weeks, tmp_path, change):
+    world, metadata = two_weeks
     settings = quiet_world(tmp_path, clustering={"alpha": 0.9}).settings if change == "alpha" else None
     changed = world.copy(tmp_path / "data", settings)
     # Somebody who did nothing that changes the window.
@@ -127,8 +127,8 @@ def test_whatever_the_clusters_are_made_from_has_changed_is_computed_anew(twenty
         assert changed.partition(table, LAST).equals(full.partition(table, LAST))
 
 
-def test_a_user_beyond_the_limit_is_clustered_on_the_latest_pins(twenty_days, tmp_path):
-    world, _ = twenty_days
+def test_a_user_beyond_the_limit_is_clustered_on_the_latest_pins(two_weeks, tmp_path):
+    world, _ = two_weeks
     limited = world.copy(tmp_path / "data", quiet_world(tmp_path, clustering={"largest_user": 4}).settings)
     every, day = world.partition("users.clusters", LAST), LAST
     metadata = materialise(limited, day)
@@ -142,8 +142,8 @@ def test_a_user_beyond_the_limit_is_clustered_on_the_latest_pins(twenty_days, tm
     assert kept.select(columns).sort(columns).equals(latest.select(columns).sort(columns))
 
 
-def test_large_clusters_get_several_medoids_and_lose_nothing(twenty_days, tmp_path):
-    world, _ = twenty_days
+def test_large_clusters_get_several_medoids_and_lose_nothing(two_weeks, tmp_path):
+    world, _ = two_weeks
     settings = quiet_world(tmp_path, clustering={"actions_per_medoid": 2, "alpha": 2.5}).settings
     several = world.copy(tmp_path / "data", settings)
     one = world.copy(tmp_path / "one", quiet_world(tmp_path, clustering={"alpha": 2.5}).settings)
@@ -161,8 +161,8 @@ def test_large_clusters_get_several_medoids_and_lose_nothing(twenty_days, tmp_pa
     assert len(first) == len(single)  # the ordinary medoid is always one of them
 
 
-def test_feedback_raises_what_is_taken_up_and_lowers_what_is_not(twenty_days, tmp_path):
-    world, _ = twenty_days
+def test_feedback_raises_what_is_taken_up_and_lowers_what_is_not(two_weeks, tmp_path):
+    world, _ = two_weeks
     settings = quiet_world(tmp_path, feedback={"strength": 2.0, "minimal_cosine": 0.3}).settings
     learning = world.copy(tmp_path / "data", settings)
     day = LAST
@@ -228,8 +228,8 @@ def factors_by_definition(world, day, strength, minimal_cosine):
     return factors
 
 
-def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_are(twenty_days, tmp_path):
-    world, _ = twenty_days
+def test_medoids_made_again_after_a_correction_are_those_of_the_vectors_as_they_are(two_weeks, tmp_path):
+    world, _ = two_weeks
     corrected = world.copy(tmp_path / "data")
     corrected.execute(
         """

@@ -334,6 +334,15 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def retrieved(indexed, tmp_path_factory):
+    """The last day with its retrieval, by three shards. Read-only: copy it."""
+    settings = settings_with(INDEXES["three shards"], kind="in_process", rows_a_bucket=400)
+    world = indexed["three shards"].copy(tmp_path_factory.mktemp("broken") / "data", settings)
+    assert failures(world.run("users_and_retrieval", on(DAYS - 1), only=[NEIGHBOURS, RECOMMENDATIONS])) == {}
+    return world
+
+
 @pytest.mark.parametrize(
     ("table", "kernel", "lost"),
     [
@@ -343,15 +352,10 @@ FAULTS = {
     ],
 )
 @pytest.mark.parametrize("fault", FAULTS)
-def test_retrieval_that_cannot_be_made_stays_as_it_was(indexed, tmp_path, monkeypatch, table, kernel, lost, fault):
-    world = indexed["three shards"].copy(
-        tmp_path / "data", settings_with(INDEXES["three shards"], kind="in_process", rows_a_bucket=400)
-    )
+def test_retrieval_that_cannot_be_made_stays_as_it_was(retrieved, tmp_path, monkeypatch, table, kernel, lost, fault):
     if table == NEIGHBOURS and fault == "rank is missing":
         pytest.skip("neighbours have no rank")
-    day = on(DAYS - 1)
-    tables = [NEIGHBOURS, RECOMMENDATIONS]
-    assert failures(world.run("users_and_retrieval", day, only=tables)) == {}
+    world, day = retrieved.copy(tmp_path / "data"), on(DAYS - 1)
     before = world.read(f"FROM {table} WHERE dt = $day", day=day)
     ledger = world.read("FROM operations.partitions WHERE table_name = $table", table=table)
     real, calls = getattr(retrieval_kernels, kernel), 0

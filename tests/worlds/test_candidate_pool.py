@@ -115,7 +115,9 @@ def test_a_pin_comes_back_when_it_is_acted_on_and_leaves_with_its_actions(engage
 def test_yesterdays_models_are_judged_by_the_exclusions_of_today(grouped, tmp_path):
     day = on(DAYS - 1)
     world = grouped.copy(tmp_path / "data", settings(minimal_actions=2))
-    world.backfill(day, day)
+    # What the day's judgement reads, and no more.
+    assert failures(world.run("users_and_retrieval", on(DAYS - 2))) == {}
+    assert failures(world.run("daily", day, only=[*CORPUS, "evaluation.retrieval_users"])) == {}
     yesterday, today = Oracle(world, on(DAYS - 2)), Oracle(world, day)
     rows = world.partition("evaluation.retrieval_users", day).filter(model="last_pin")
     of_targets = {True: 0, False: 0}
