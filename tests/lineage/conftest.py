@@ -1,7 +1,6 @@
 """The small world that the tests of this folder read: eleven days, the whole lineage for the last two."""
 
 import datetime
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +48,7 @@ def world_settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory, world_settings) -> Iterator[World]:
+def world(tmp_path_factory, world_settings) -> World:
     """Read-only: copy it to change it."""
     world = World.new(tmp_path_factory.mktemp("small") / "data", world_settings, kind="landing")
     source = SimulatedSource(world_settings.simulation, world_settings.seed, START)

@@ -188,6 +188,21 @@ def test_engagement_has_a_row_for_a_day_on_which_nothing_happened(world):
     assert (row["users"], row["actions"], row["impressions"], row["actions_per_impression"]) == (0, 0, 0, None)
 
 
+@pytest.mark.slow
+def test_a_day_without_any_folder_is_an_ordinary_day(world, tmp_path):
+    copy = world.copy(tmp_path / "data")
+    assert failures(copy.run("daily", on(3))) == {}
+    assert {table: copy.status(table, on(3)) for table in ASSETS} == dict.fromkeys(ASSETS, "passed")
+    with duckdb.connect(str(copy.data / "published" / "pinnersage.duckdb"), read_only=True) as connection:
+        assert connection.sql(f"SELECT rows FROM operations.partitions WHERE dt = '{on(3)}'").fetchall()
+    clusters = [copy.partition("users.clusters", on(day)).select("user_id", "pin_id", "cluster") for day in (2, 3)]
+    assert clusters[0].equals(clusters[1])
+    for table in ("evaluation.retrieval_users", "evaluation.retrieval", "marts.retrieval_lifts"):
+        assert copy.partition(table, on(3)).is_empty()
+    [row] = copy.partition("marts.daily_engagement", on(3)).to_dicts()
+    assert (row["users"], row["actions"], row["impressions"], row["actions_per_impression"]) == (0, 0, 0, None)
+
+
 def test_an_hnsw_index_of_a_few_pins_recommends_what_exact_search_does(world, tmp_path):
     copy = world.copy(tmp_path / "data", small_settings(index={"exact_up_to": 0}))
     tables = ["retrieval.hnsw_index", "retrieval.medoid_neighbours", "retrieval.recommendations"]
@@ -226,6 +241,7 @@ def test_without_any_data_everything_is_empty_and_published(begun):
     assert {table for table, n in rows.items() if n} == filled
     assert "Nothing was judged on this day." in (begun.data / f"reports/dt={on(0)}/index.html").read_text()
     assert {begun.status(table, on(0)) for table in ASSETS} == {"passed"}
+    assert (begun.data / "published" / "pinnersage.duckdb").exists()
 
 
 def test_an_empty_corpus_recommends_nothing_and_is_judged(begun):

@@ -338,7 +338,7 @@ FAULTS = {
 def retrieved(indexed, tmp_path_factory):
     """The last day with its retrieval, by three shards. Read-only: copy it."""
     settings = settings_with(INDEXES["three shards"], kind="in_process", rows_a_bucket=400)
-    world = indexed["three shards"].copy(tmp_path_factory.mktemp("broken") / "data", settings)
+    world = indexed["three shards"].copy(tmp_path_factory.mktemp("to_break") / "data", settings)
     assert failures(world.run("users_and_retrieval", on(DAYS - 1), only=[NEIGHBOURS, RECOMMENDATIONS])) == {}
     return world
 
