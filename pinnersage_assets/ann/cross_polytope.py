@@ -22,13 +22,12 @@ from math import ceil, log, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from pinnersage_assets.model.population import ranges
+from pinnersage_assets.model.population import LARGEST_CODE, ranges
 
 _ROWS_AT_ONCE = 4096  # vectors hashed together when tables are built
 _QUERIES_AT_ONCE = 1024  # hashed together
 _SCORES_AT_ONCE = 500_000  # buckets scored together: 4 MB an array
 _GATHERED_AT_ONCE = 1024  # vectors compared together: 1 MB at 256 dimensions, which stays in the processor's cache
-_LARGEST_CODE = 2**62
 _FIRST_LOOK = 16  # one query in so many tells about how many probes all of them need
 
 
@@ -423,7 +422,7 @@ def _codes_of_rows(tables: LshTables, rows: NDArray[np.int64]) -> NDArray[np.int
 def _check_parameters(parameters: LshParameters, n: int) -> None:
     if parameters.tables < 1 or not parameters.dimensions or not all(1 <= d <= n for d in parameters.dimensions):
         raise ValueError(f"there must be tables, and hashes of 1 to {n} dimensions; {parameters} has not")
-    if parameters.tables * parameters.buckets > _LARGEST_CODE:
+    if parameters.tables * parameters.buckets > LARGEST_CODE:
         raise ValueError(f"{parameters} has {parameters.buckets:.2g} buckets a table, too many for a code of 64 bits")
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-# What is sorted by must fit into 64 bits with a sign.
-_LARGEST_CODE = 2**62
+from pinnersage_assets.model.population import LARGEST_CODE
 
 
 def shares(drawn: pl.DataFrame, budget: int, by_importance: bool = False, refill: bool = False) -> pl.DataFrame:
@@ -98,7 +97,7 @@ def candidate_sets(
     # share are equal, or differ by one unit at least.
     unit = int(share.max()) ** 2
     end = unit * (int(lengths.max()) + 1)
-    if len(user_ids) * (len(pin_ids) + 1) * end > _LARGEST_CODE:
+    if len(user_ids) * (len(pin_ids) + 1) * end > LARGEST_CODE:
         return _by_halves(drawn, neighbours, seen, refill, user_ids)
     depths = (np.arange(len(of_list)) - (np.cumsum(lengths) - lengths)[of_list]) * unit // share[of_list]
     # Of each list, the depth down to which its neighbours are known; of a user, the depth for which all of them are.

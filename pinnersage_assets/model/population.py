@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 BATCH_ROWS = 20_000
 # Numbers to an id, between the smallest and the largest, up to which they are looked up in a table.
 _SPARSEST_IDS = 16
+# Several numbers that are made one, to sort by it or to look it up, must fit into 64 bits with a sign.
+LARGEST_CODE = 2**62
 
 
 def offsets_of(owners: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.model.candidates import shares
-from pinnersage_assets.model.population import batches, ranges
+from pinnersage_assets.model.population import LARGEST_CODE, batches, ranges
 from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
 from pinnersage_assets.model.variants import MEDOIDS, Embeddings, UserEmbeddings, Variant
@@ -40,8 +40,6 @@ _SEEN_OF_LIST = 48
 # How far sets are looked at, relative to the shares, and how much further each time that overlaps leave room.
 _REACH = 1.25
 _FURTHER = 2
-# What is sorted by must fit into 64 bits with a sign.
-_LARGEST_CODE = 2**62
 
 Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 """(queries, k) -> (q, min(k, m)) nearest corpus rows, nearest first."""
@@ -312,7 +310,7 @@ def candidate_rows(
     # one unit at least. With the set and the row it makes one number to sort by.
     unit = int(shares.max()) ** 2
     begins, lengths = np.flatnonzero(np.diff(sets, prepend=-1)), np.diff(unseen.starts)
-    at_once = _LARGEST_CODE // (max(corpus_size, int(shares.max())) * (unit * (int(lengths.max()) + 1) + 1))
+    at_once = LARGEST_CODE // (max(corpus_size, int(shares.max())) * (unit * (int(lengths.max()) + 1) + 1))
     if at_once < 1:
         raise ValueError(
             f"a share of {shares.max():,} pins from lists of {lengths.max():,} is too large to be compared exactly in "

@@ -213,11 +213,11 @@ def test_users_whose_codes_do_not_fit_together_have_the_same_sets(refill, monkey
     drawn, neighbours, seen = random_case(0)
     near = cut(neighbours, np.random.default_rng(0), 60)
     expected = candidate_sets(drawn, near, seen, refill)
-    monkeypatch.setattr(candidates, "_LARGEST_CODE", 3 * 61 * 20**2 * 61)
+    monkeypatch.setattr(candidates, "LARGEST_CODE", 3 * 61 * 20**2 * 61)
     found = candidate_sets(drawn, near, seen, refill)
     assert found[0].equals(expected[0])
     assert found[1].equals(expected[1])
-    monkeypatch.setattr(candidates, "_LARGEST_CODE", 1000)
+    monkeypatch.setattr(candidates, "LARGEST_CODE", 1000)
     with pytest.raises(ValueError, match=r"the shares of user 0, up to \d+ pins, .*lower retrieval\.budget"):
         candidate_sets(drawn, near, seen, refill)
 

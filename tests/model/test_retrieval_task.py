@@ -269,7 +269,7 @@ def test_shares_that_cannot_be_compared_exactly_are_refused():
 @pytest.mark.parametrize("seed", range(6))
 def test_candidates_are_those_of_the_definition(seed, corpus_size, largest_code, monkeypatch):
     """Sets of different sizes, shares and numbers of lists at once, from lists that end early because all is seen."""
-    monkeypatch.setattr(retrieval_task, "_LARGEST_CODE", largest_code * corpus_size)
+    monkeypatch.setattr(retrieval_task, "LARGEST_CODE", largest_code * corpus_size)
     rng = np.random.default_rng(seed)
     for unseen in (corpus_size, corpus_size // 2, 0):
         left = rng.choice(corpus_size, unseen, replace=False)
