@@ -48,29 +48,35 @@ from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
 # What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
 # was seen): a row a user and group of near-duplicates. The target is the group's pin in the corpus that models know; a
 # pin that may be recommended by today stands for itself; one that may not, or that is not known, has no vector and is a
-# miss. It counts from when the user first acted on the group, in whatever way.
+# miss. It counts from when the user first acted on the group, in whatever way. What was seen is looked up by the pins of
+# the groups: so the actions of the window, which are most of what is read, need no group.
 TARGETS = f"""
     WITH grouped AS (
-        SELECT p.pin_id, p.dt, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
+        SELECT p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
         FROM staging.pins AS p LEFT JOIN corpus.near_duplicates AS d ON p.pin_id = d.pin_id
         WHERE p.dt <= $today
     ),
-    recommendable AS (
-        SELECT g.pin_group, c.pin_id FROM corpus.pins AS c JOIN grouped AS g ON c.pin_id = g.pin_id WHERE c.dt = $day
-    ),
     acted AS (
-        SELECT a.dt, a.user_id, a.pin_id, a.action, a.ts, coalesce(g.pin_group, a.pin_id) AS pin_group
+        SELECT a.user_id, a.pin_id, a.action, a.ts, coalesce(g.pin_group, a.pin_id) AS pin_group
         FROM staging.actions AS a LEFT JOIN grouped AS g ON a.pin_id = g.pin_id
-        WHERE a.dt BETWEEN $first AND $today
-            AND a.user_id IN (SELECT user_id FROM staging.actions WHERE dt > $day AND dt <= $today)
+        WHERE a.dt > $day AND a.dt <= $today
     ),
     next_actions AS (
         SELECT user_id, pin_group, min(pin_id) FILTER (list_contains($interest, action)) AS pin_id, min(ts) AS ts
-        FROM acted AS a
-        WHERE dt > $day AND ($keep_seen OR NOT EXISTS (
-            FROM acted AS b WHERE b.dt <= $day AND b.user_id = a.user_id AND b.pin_group = a.pin_group
-        ))
-        GROUP BY user_id, pin_group HAVING bool_or(list_contains($interest, action))
+        FROM acted GROUP BY user_id, pin_group HAVING bool_or(list_contains($interest, action))
+    ),
+    alike AS (
+        SELECT user_id, pin_group, pin_group AS pin_id FROM next_actions
+        UNION
+        SELECT n.user_id, n.pin_group, g.pin_id FROM next_actions AS n JOIN grouped AS g ON n.pin_group = g.pin_group
+    ),
+    seen AS (
+        SELECT m.user_id, m.pin_group
+        FROM staging.actions AS a JOIN alike AS m ON a.user_id = m.user_id AND a.pin_id = m.pin_id
+        WHERE a.dt BETWEEN $first AND $day AND NOT $keep_seen
+    ),
+    recommendable AS (
+        SELECT g.pin_group, c.pin_id FROM corpus.pins AS c JOIN grouped AS g ON c.pin_id = g.pin_id WHERE c.dt = $day
     )
     SELECT n.user_id, {DAYS_SINCE.format(ts="n.ts")} AS days_since, r.pin_id AS corpus_pin_id,
         CASE
@@ -78,7 +84,9 @@ TARGETS = f"""
             WHEN n.pin_id IN (SELECT pin_id FROM corpus.excluded WHERE dt = $today) THEN NULL
             ELSE (SELECT g.pin_id FROM grouped AS g WHERE g.pin_id = n.pin_id)
         END AS vector_pin_id
-    FROM next_actions AS n LEFT JOIN recommendable AS r ON n.pin_group = r.pin_group
+    FROM next_actions AS n
+    ANTI JOIN seen AS s ON n.user_id = s.user_id AND n.pin_group = s.pin_group
+    LEFT JOIN recommendable AS r ON n.pin_group = r.pin_group
     ORDER BY n.user_id, n.pin_group
 """
 
@@ -92,10 +100,10 @@ KNOWN_ACTIONS = f"""
     FROM {_KNOWN}
 """
 
-# How often everybody together acted on each corpus pin.
+# How often everybody together acted on each corpus pin. There are fewer pins than actions to look up in the corpus.
 _POPULARITY = f"""
-    SELECT a.pin_id, count(*) AS actions FROM ({INTEREST_ACTIONS}) AS a
-    WHERE a.pin_id IN (SELECT pin_id FROM corpus.pins WHERE dt = $day) GROUP BY a.pin_id
+    FROM (SELECT pin_id, count(*) AS actions FROM ({INTEREST_ACTIONS}) GROUP BY pin_id)
+    WHERE pin_id IN (SELECT pin_id FROM corpus.pins WHERE dt = $day)
 """
 
 # What users did since the known day, of pins known by then: the service has no vectors of others.
@@ -263,6 +271,14 @@ def gather_knowledge(
         most_users: fewer than are evaluated, drawn by the same seed, are some of them.
         also: `SHOWN` and `RECOMMENDED`, where these are of interest.
     """
+    # Attached once for all that is read of it.
+    with warehouse.get_reader():
+        return _gather(warehouse, settings, today, most_users or settings.evaluation.users, also)
+
+
+def _gather(
+    warehouse: Warehouse, settings: Settings, today: datetime.date, most_users: int, also: Collection[str]
+) -> Knowledge:
     day = today - datetime.timedelta(days=settings.evaluation.horizon_days)
     scope = window(day, settings)
     targets = warehouse.read(TARGETS, {**scope, "today": today, "keep_seen": settings.evaluation.keep_seen})
@@ -271,7 +287,7 @@ def gather_knowledge(
     user_ids, counts = _users_to_judge(
         targets["user_id"].unique(),
         warehouse.read(KNOWN_USERS, scope)["user_id"],
-        most_users or settings.evaluation.users,
+        most_users,
         (settings.seed, today.toordinal()),
     )
     pins, corpus = pin_vectors(warehouse, today), corpus_ids(warehouse, day)

@@ -91,7 +91,10 @@ def report(
     from pinnersage_assets.reports.page import render
 
     day = partition_day(context)
-    content = render(_page_data(warehouse, settings, day)).encode()
+    # Attached once for all that the page shows.
+    with warehouse.get_reader():
+        data = _page_data(warehouse, settings, day)
+    content = render(data).encode()
     path = Path(f"reports/dt={day}/index.html")
     with written_atomically(warehouse.data_folder / path) as hidden:
         hidden.write_bytes(content)
