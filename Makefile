@@ -52,9 +52,10 @@ dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000 (or P
 serve: $(INSTALLED)  ## Recommendations over HTTP on http://localhost:8080, updated by events as they come
 	@exec $(RUN) serve
 
-backfill: $(INSTALLED) $(HOME_FILE)  ## The whole lineage for FROM=YYYY-MM-DD TO=YYYY-MM-DD; AGAIN=1 redoes complete days
-	@test -n "$(FROM)" -a -n "$(TO)" || { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10" >&2; exit 2; }
-	@$(RUN) backfill --from $(FROM) --to $(TO) $(if $(AGAIN),--again)
+backfill: $(INSTALLED) $(HOME_FILE)  ## All for FROM=YYYY-MM-DD TO=YYYY-MM-DD; AGAIN=1 redoes days; or STALE=1, what is stale
+	@test -n "$(STALE)" -o -n "$(FROM)" -a -n "$(TO)" \
+		|| { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10, or STALE=1" >&2; exit 2; }
+	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO)) $(if $(AGAIN),--again) $(if $(STALE),--stale)
 
 sql: $(INSTALLED)  ## A prompt for SQL on the published copy
 	@$(RUN) sql

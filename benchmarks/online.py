@@ -101,7 +101,7 @@ def build(data: Path, number_of_users: int) -> None:
         days = [FIRST + datetime.timedelta(days=offset) for offset in range(90)]
         rows = actions.with_columns(dt=pl.col("ts").dt.date()).unique()
         replace_partitions(connection, all_tables()["staging.actions"], days, rows, run_id="bench")
-        record_partitions(connection, "staging.pins", {FIRST: pins}, "bench", None)
+        record_partitions(connection, "staging.pins", {FIRST: (pins, 0)}, "bench", None)
     del vectors
     started = time.perf_counter()
     result = dg.materialize(

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,20 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--from", "first", type=_DATE, required=True, help="First day whose whole lineage is wanted.")
-@click.option("--to", "last", type=_DATE, required=True, help="Last such day.")
+@click.option("--from", "first", type=_DATE, help="First day whose whole lineage is wanted.")
+@click.option("--to", "last", type=_DATE, help="Last such day.")
 @click.option("--again", is_flag=True, help="Also materialise those days that are complete already.")
-def backfill(first: datetime.datetime, last: datetime.datetime, again: bool) -> None:
+@click.option("--stale", is_flag=True, help="Instead, materialise again whatever is stale, of whatever day.")
+def backfill(first: datetime.datetime | None, last: datetime.datetime | None, again: bool, stale: bool) -> None:
     """Materialise the whole lineage for some days, in this process; interrupted, it resumes."""
-    _backfill(first.date(), last.date(), again)
+    if stale:
+        if first or last or again:
+            raise click.UsageError("--stale goes by what is stale: it takes no days, and no --again")
+        _backfill_stale()
+    elif first and last:
+        _backfill(first.date(), last.date(), again)
+    else:
+        raise click.UsageError("say which days, with --from and --to; or --stale")
 
 
 @main.command()
@@ -167,13 +176,12 @@ def _report(run) -> None:
 def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
     import dagster as dg
 
-    from pinnersage_assets.backfill import BackfillError, backfill
+    from pinnersage_assets.backfill import backfill
     from pinnersage_assets.definitions import defs
     from pinnersage_assets.lineage.raw import refuse_other_source
     from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
     from pinnersage_assets.resources import build_resources
 
-    started = time.monotonic()
     complete = datetime.date.fromisoformat(DAILY.get_last_partition_key() or "0001-01-01")
     if last > complete:
         raise click.ClickException(f"{last} is not over yet (UTC): the last complete day is {complete}")
@@ -185,28 +193,69 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
     except dg.Failure as failure:
         raise click.ClickException(str(failure)) from failure
     with dg.DagsterInstance.get() as instance:
-        runs = backfill(
-            defs,
-            resources["warehouse"],
-            instance,
-            ENVIRONMENT.start_date,
-            SETTINGS.window.days,
-            SETTINGS.evaluation.horizon_days,
-            first,
-            last,
-            again,
+        anything, seconds = _told(
+            backfill(
+                defs,
+                resources["warehouse"],
+                instance,
+                ENVIRONMENT.start_date,
+                SETTINGS.window.days,
+                SETTINGS.evaluation.horizon_days,
+                first,
+                last,
+                again,
+            )
         )
-        anything = False
-        try:
-            for run in runs:
-                anything = True
-                click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
-        except BackfillError as error:
-            raise click.ClickException(str(error)) from error
-        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
-            raise click.ClickException("interrupted; the same command goes on from here") from error
     done = "is done" if anything else "was there already; with AGAIN=1 it is materialised once more"
-    click.echo(f"[{time.monotonic() - started:6.1f} s] The whole lineage of {first} to {last} {done}.")
+    click.echo(f"[{seconds:6.1f} s] The whole lineage of {first} to {last} {done}.")
+
+
+def _backfill_stale() -> None:
+    import dagster as dg
+
+    from pinnersage_assets.backfill import backfill_stale
+    from pinnersage_assets.definitions import LOOKED_AT, defs
+    from pinnersage_assets.lineage.stale_partitions import find_stale
+    from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+    from pinnersage_assets.resources import build_resources
+
+    resources = build_resources(ENVIRONMENT, SETTINGS)
+    warehouse = resources["warehouse"]
+
+    def find() -> dict[datetime.date, set[str]]:
+        with warehouse.get_reader() as connection:
+            stale = find_stale(connection, LOOKED_AT, resources["source"], SETTINGS)
+        days: dict[datetime.date, set[str]] = {}
+        for day, table, reason in stale.select("stale_dt", "table_name", "reason").iter_rows():
+            days.setdefault(day, set()).add(table)
+            if len(days) == 1:
+                click.echo(f"{day} {table}: {reason}")
+        return days
+
+    try:
+        with dg.DagsterInstance.get() as instance:
+            anything, seconds = _told(backfill_stale(defs, warehouse, instance, find))
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"[{seconds:6.1f} s] {'Nothing is stale any more.' if anything else 'Nothing is stale.'}")
+
+
+def _told(runs: Iterable[object]) -> tuple[bool, float]:
+    """Carry out runs, telling each; whether there were any, and how long they took."""
+    import dagster as dg
+
+    from pinnersage_assets.backfill import BackfillError
+
+    started, anything = time.monotonic(), False
+    try:
+        for run in runs:
+            anything = True
+            click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
+    except BackfillError as error:
+        raise click.ClickException(str(error)) from error
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+        raise click.ClickException("interrupted; the same command goes on from here") from error
+    return anything, time.monotonic() - started
 
 
 def _show_demo(day: datetime.date) -> None:

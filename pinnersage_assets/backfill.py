@@ -5,7 +5,8 @@ what has expired, but where a run that is to come reads it.
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import dagster as dg
@@ -114,31 +115,111 @@ def backfill(
     done, expired = _days_with(warehouse, PASSED), _days_with(warehouse, EXPIRED)
     for run in plan_backfill(defs, done, expired, start, window_days, horizon_days, first, last, again):
         yield run
-        job = defs.resolve_job_def(run.job)
-        one_day = run.first == run.last
-        bounds = {
-            "dagster/asset_partition_range_start": run.first.isoformat(),
-            "dagster/asset_partition_range_end": run.last.isoformat(),
-        }
-        result = job.execute_in_process(
-            instance=instance,
-            partition_key=run.first.isoformat() if one_day else None,
-            tags=_CODE_LOCATION if one_day else _CODE_LOCATION | bounds,
-            raise_on_error=False,
+        _execute(defs, instance, run)
+
+
+def plan_stale(
+    defs: dg.Definitions, stale: Mapping[Day, AbstractSet[str]], made: Mapping[str, AbstractSet[Day]]
+) -> PlannedRun | None:
+    """The first run that stale partitions need; None where nothing is stale that a run would make again.
+
+    What it changes can make others stale, of its own days or later ones, and need not: so one is planned at a time.
+
+    Args:
+        defs: where the jobs are.
+        stale: by day the tables whose partition is stale.
+        made: days of each table that are there, whether they have expired or not.
+
+    Returns:
+        A run of the first day that has stale partitions: the daily job, where all of the day has been made before, and
+        else the first of the others that makes one of them again, for as many days on end as want the same. A day that
+        was never finished is for `plan_backfill` to finish.
+    """
+    jobs = {
+        day: next((job for job in ("daily", *_OF_THE_PAST) if _remakes(defs, job, day, tables, made)), None)
+        for day, tables in stale.items()
+    }
+    first = min((day for day, job in jobs.items() if job), default=None)
+    if first is None or (job := jobs[first]) is None:
+        return None
+    last = first
+    while job in _MANY_DAYS and jobs.get(last + _ONE_DAY) == job:
+        last += _ONE_DAY
+    return PlannedRun(job, first, last)
+
+
+# The jobs that make up the past of a day, in their order; and those of them that make many days in one run.
+_OF_THE_PAST = ("raw_and_staging", "pins", "near_duplicates", "users_and_retrieval")
+_MANY_DAYS = _OF_THE_PAST[:-1]
+
+
+def _remakes(
+    defs: dg.Definitions, job: str, day: Day, tables: AbstractSet[str], made: Mapping[str, AbstractSet[Day]]
+) -> bool:
+    """Whether a job makes some of a day's stale tables again, and of the day no table that was not there."""
+    own = _tables(defs, job)
+    return bool(own & tables) and all(day in made.get(table, ()) for table in own)
+
+
+def backfill_stale(
+    defs: dg.Definitions,
+    warehouse: Warehouse,
+    instance: dg.DagsterInstance,
+    find: Callable[[], Mapping[Day, AbstractSet[str]]],
+) -> Iterator[PlannedRun]:
+    """Make what is stale again, one run after another, until nothing is; yields each run before it starts.
+
+    Args:
+        defs: where the jobs are.
+        warehouse: where everything is.
+        instance: of Dagster.
+        find: says which tables are stale now, by day.
+
+    Raises:
+        BackfillError: as `backfill`; or what was made again is stale still.
+    """
+    executed: set[tuple[str, Day]] = set()
+    while run := plan_stale(defs, find(), days_made(warehouse)):
+        if (run.job, run.first) in executed:
+            raise BackfillError(f"{run} was made again, and is stale still: see operations.stale_partitions")
+        executed.add((run.job, run.first))
+        yield run
+        _execute(defs, instance, run)
+
+
+def days_made(warehouse: Warehouse) -> dict[str, set[Day]]:
+    """The days of each table that have passed their checks, whether their rows are there still or have expired."""
+    passed, expired = _days_with(warehouse, PASSED), _days_with(warehouse, EXPIRED)
+    return {table: passed.get(table, set()) | expired.get(table, set()) for table in passed | expired}
+
+
+def _execute(defs: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun) -> None:
+    one_day = run.first == run.last
+    bounds = {
+        "dagster/asset_partition_range_start": run.first.isoformat(),
+        "dagster/asset_partition_range_end": run.last.isoformat(),
+    }
+    result = defs.resolve_job_def(run.job).execute_in_process(
+        instance=instance,
+        partition_key=run.first.isoformat() if one_day else None,
+        tags=_CODE_LOCATION if one_day else _CODE_LOCATION | bounds,
+        raise_on_error=False,
+    )
+    failed = [event for event in result.all_events if event.is_step_failure]
+    if any(_is_interrupt(event) for event in failed):
+        raise BackfillError(f"{run} was interrupted; the same command goes on from here")
+    if not result.success or failed:
+        errors = [
+            check
+            for check in result.get_asset_check_evaluations()
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+        ]
+        reasons = [f"{event.step_key}: {_cause(event)}" for event in failed]
+        reasons += [f"check {c.check_name} of {'.'.join(c.asset_key.path)}: {c.description}" for c in errors]
+        raise BackfillError(
+            f"{run} failed (run {result.run_id}). " + "\n".join(reasons) + "\nMend the cause and call again: what is "
+            "done stays, and the rest goes on from here."
         )
-        failed = [event for event in result.all_events if event.is_step_failure]
-        if any(_is_interrupt(event) for event in failed):
-            raise BackfillError(f"{run} was interrupted; the same command goes on from here")
-        if not result.success or failed:
-            checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
-            reasons = [f"{event.step_key}: {_cause(event)}" for event in failed]
-            reasons += [f"check {c.check_name} of {'.'.join(c.asset_key.path)}: {c.description}" for c in checks]
-            raise BackfillError(
-                f"{run} failed (run {result.run_id}). "
-                + "\n".join(reasons)
-                + "\nMend the cause and call again: what is "
-                "done stays, and the rest goes on from here."
-            )
 
 
 # By this tag the UI lists a run under its job; the location's name is that of workspace.yaml.

@@ -2,8 +2,21 @@
 
 import dagster as dg
 
-from pinnersage_assets.jobs import EXECUTOR, JOBS, daily_schedule, landed_events
-from pinnersage_assets.lineage import clean_up, corpus, evaluation, operations, raw, retrieval, serving, sql, users
+from pinnersage_assets.alerts import failed_runs
+from pinnersage_assets.jobs import EXECUTOR, JOBS, changed_landing_files, daily_schedule, landed_events
+from pinnersage_assets.lineage import (
+    clean_up,
+    corpus,
+    evaluation,
+    health,
+    operations,
+    raw,
+    retrieval,
+    serving,
+    sql,
+    stale_partitions,
+    users,
+)
 from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
@@ -12,6 +25,9 @@ from pinnersage_assets.warehouse.sql_models import load_sql_models
 from pinnersage_assets.warehouse.tables import all_tables
 
 _GROUPS = (raw, sql, corpus, users, retrieval, serving, evaluation)
+
+# Which partitions are looked at when it is asked what is out of date: all but those that tell of the others.
+LOOKED_AT = [spec for group in _GROUPS for asset in group.ASSETS for spec in asset.specs]
 
 
 def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -33,7 +49,9 @@ def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
 def _checked(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
     key = ".".join(spec.key.path)
     checks = checks_of_tests(all_tables()[key], {model.table.name: key for key, model in load_sql_models().items()})
-    checks += [check for group in _GROUPS for check in getattr(group, "CHECKS", {}).get(key, [])]
+    checks += [
+        check for group in (*_GROUPS, health, stale_partitions) for check in getattr(group, "CHECKS", {}).get(key, [])
+    ]
     # Raw and staging read their own days; the rest reads windows and histories that may have gaps.
     if spec.key.path[0] not in ("raw", "staging") and (gaps := inputs_are_complete(spec)):
         checks.append(gaps)
@@ -43,14 +61,14 @@ def _checked(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
 def _build() -> dg.Definitions:
     assets = [asset for group in _GROUPS for asset in group.ASSETS]
     # Each of these comes after all before it.
-    for last in (clean_up.clean_up, operations.publications):
-        assets.append(last([".".join(key.path) for asset in assets for key in asset.keys]))
+    for last in (clean_up.clean_up, stale_partitions.stale_partitions, operations.publications):
+        assets.append(last([spec for asset in assets for spec in asset.specs]))
     return dg.Definitions(
         assets=dg.map_asset_specs(_described, assets),
         asset_checks=[_checked(spec) for asset in assets for spec in asset.specs],
         jobs=JOBS,
         schedules=[daily_schedule],
-        sensors=[landed_events],
+        sensors=[landed_events, changed_landing_files, failed_runs],
         resources=build_resources(ENVIRONMENT, SETTINGS),
         executor=EXECUTOR,
     )

@@ -11,10 +11,13 @@ import warnings
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 
 from pinnersage_assets.partitions import DAILY
+from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.landing import day_folder
 from pinnersage_assets.sources.source import Source
+from pinnersage_assets.warehouse.database import Warehouse
 
 # Steps of one run share one database file and run one after another; what can be parallel is parallel inside a step.
 EXECUTOR = dg.in_process_executor
@@ -90,6 +93,52 @@ def landed_events(context: dg.SensorEvaluationContext, source: Source) -> dg.Sen
     if not requests:
         return dg.SkipReason(f"no events of a complete day have landed in {folder} since it was last asked for")
     return dg.SensorResult(run_requests=requests, cursor=json.dumps(states))
+
+
+@dg.sensor(
+    jobs=[daily, raw_and_staging],
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Asks for the days again whose landing files have changed since raw tables read them, as the published "
+    "copy tells it: the daily job where it made the day before, and raw and staging where they alone did. What that "
+    "makes stale on later days is in operations.stale_partitions: `make backfill STALE=1`.",
+)
+def changed_landing_files(
+    context: dg.SensorEvaluationContext, source: Source, warehouse: Warehouse, settings: Settings
+) -> dg.SensorResult | dg.SkipReason:
+    """A day is asked for once in each state of its files; files that are gone ask for nothing."""
+    if source.kind != "landing":
+        return dg.SkipReason("PINNERSAGE_SOURCE is simulated: no files are read")
+    if not Path(warehouse.published).exists():
+        return dg.SkipReason(f"nothing has been published yet at {warehouse.published}")
+    with duckdb.connect(warehouse.published, read_only=True) as published:
+        read = published.execute(_FILES_READ).fetchall()
+        finished = {day for (day,) in published.execute(_FINISHED).fetchall()}
+    changed: dict[datetime.date, list[tuple[str, int]]] = {}
+    for table, day, digest in read:
+        now = source.state(settings, table.removeprefix("raw."), [day])[day]["landing"]
+        if now not in (0, digest):
+            changed.setdefault(day, []).append((table, now))
+    if not changed:
+        return dg.SkipReason(f"the landing files of {len(read)} partitions are those that were read")
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"{day} {sorted(files)}",
+                partition_key=str(day),
+                job_name=(daily if day in finished else raw_and_staging).name,
+            )
+            for day, files in sorted(changed.items())
+        ]
+    )
+
+
+_FILES_READ = """
+    SELECT table_name, dt, inputs['landing'] FROM operations.partitions
+    WHERE starts_with(table_name, 'raw.') AND inputs['landing'] IS NOT NULL ORDER BY ALL
+"""
+# Of a publication the copy does not tell, for it was made before.
+_FINISHED = "SELECT dt FROM operations.partitions WHERE table_name = 'operations.stale_partitions'"
 
 
 def _landed_state(folder: Path, day: str) -> str:

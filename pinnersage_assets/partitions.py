@@ -6,7 +6,7 @@ partition and the length of the window when the definitions load.
 
 import datetime
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
@@ -52,6 +52,11 @@ JUDGING_DAYS = _days(1 - _HORIZON, 0)
 def reads(mapping: dg.TimeWindowPartitionMapping, *tables: str) -> list[dg.AssetDep]:
     """Dependencies on tables such as ``"staging.actions"``, all through one mapping."""
     return [dg.AssetDep(table.split("."), partition_mapping=mapping) for table in tables]
+
+
+def after(specs: Iterable[dg.AssetSpec]) -> list[dg.AssetDep]:
+    """Dependencies of an asset that comes last on all others of its day."""
+    return reads(SAME_DAY, *(".".join(spec.key.path) for spec in specs))
 
 
 def partition_days(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Sequence[datetime.date]:

@@ -405,6 +405,23 @@ class SimulationSettings(Section):
     low_quality_share: float = Field(0.05, ge=0, lt=1, description="Share of pins that are too small or mostly text.")
 
 
+class ChecksSettings(Section):
+    """From when on a day is a warning to operators: none of these blocks what comes after."""
+
+    trailing_days: int = Field(7, ge=1, description="Days before a day that it is held against.")
+    volume_ratio: float = Field(
+        2, gt=1, description="Rows of actions and impressions: so often as many as usual, or as few, are a warning."
+    )
+    clusters_ratio: float = Field(1.25, gt=1, description="The same of clusters per user.")
+    reuse_ratio: float = Field(1.5, gt=1, description="The same of users who share a medoid.")
+    cosine_drift: float = Field(
+        0.05, gt=0, le=2, description="The same of the mean score of recommendations: more or less than the day before."
+    )
+    judged_users: int = Field(
+        100, ge=1, description="Users who must have been judged for baselines that did better to be a warning."
+    )
+
+
 class Settings(dg.ConfigurableResource, extra="forbid"):
     """All settings; each section is documented by its own class."""
 
@@ -426,6 +443,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     serving: ServingSettings = ServingSettings()
     retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
+    checks: ChecksSettings = ChecksSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     simulation: SimulationSettings = SimulationSettings()
 

@@ -2,15 +2,18 @@
 
 import datetime
 
+import dagster as dg
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from world import START, World, differences, failures, on, small_settings
 
-from pinnersage_assets.backfill import BackfillError, PlannedRun, plan_backfill
-from pinnersage_assets.definitions import defs
+from pinnersage_assets.backfill import BackfillError, PlannedRun, backfill_stale, days_made, plan_backfill, plan_stale
+from pinnersage_assets.definitions import LOOKED_AT, defs
+from pinnersage_assets.jobs import changed_landing_files
 from pinnersage_assets.lineage.clean_up import ROWS
+from pinnersage_assets.lineage.stale_partitions import find_stale
 from pinnersage_assets.settings import RetentionSettings
 from pinnersage_assets.sources.simulated import SimulatedSource
 from pinnersage_assets.warehouse.ledger import record_status
@@ -363,6 +366,156 @@ def test_pins_refused_before_the_window_are_not_lost(tmp_path):
     rejected = world.partition("staging.rejected", on(0))
     assert rejected.select("source", "reason").rows() == [("pins", "embedding is all zero")]
     assert world.status("staging.rejected", on(0)) == "passed"
+
+
+# --- What is stale
+
+
+def stale(world):
+    """(table, day, input) of what is not made from what is there now."""
+    with world.warehouse.get_reader() as connection:
+        found = find_stale(connection, LOOKED_AT, world.resources["source"], world.settings)
+    return set(found.select("table_name", "stale_dt", "input").rows())
+
+
+def stale_days(world):
+    days = {}
+    for table, day, _ in stale(world):
+        days.setdefault(day, set()).add(table)
+    return days
+
+
+def late_action(world, day):
+    """One more file, with an action that nobody has seen yet, of a user who acts anyway."""
+    folder = world.landing / "actions" / f"dt={day}"
+    row = pl.read_parquet(folder / "part-0.parquet").head(1)
+    other = row.with_columns(pl.col("ts") + pl.duration(seconds=1))
+    other.write_parquet(folder / "part-late.parquet")
+
+
+def test_what_was_just_made_is_not_stale(undisturbed):
+    assert stale(undisturbed) == set()
+    assert undisturbed.partition("operations.stale_partitions", LAST).is_empty()
+    # Everything that an asset made says what it was made from; only raw tables are made from no table.
+    made_from_nothing = undisturbed.read(
+        "SELECT DISTINCT table_name FROM operations.partitions WHERE inputs IS NULL OR cardinality(inputs) = 0"
+    )
+    assert made_from_nothing.is_empty()
+
+
+def test_late_actions_make_stale_what_reads_them_and_nothing_else(undisturbed, tmp_path):
+    world = undisturbed.copy(tmp_path / "data")
+    late_action(world, on(1))
+    assert stale(world) == {("raw.actions", on(1), "landing")}
+    # The UI says so as well: a check of the day's list warns, and blocks nothing.
+    result = world.run("daily", LAST, only=["operations.stale_partitions"])
+    assert failures(result) == {}
+    [check] = [c for c in result.get_asset_check_evaluations() if c.check_name == "nothing_is_stale"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert "make backfill STALE=1" in check.description
+    [row] = world.partition("operations.stale_partitions", LAST).to_dicts()
+    assert (row["table_name"], row["stale_dt"]) == ("raw.actions", on(1))
+    assert row["reason"] == "its landing files have changed"
+
+    # Of the days before LAST only what LAST reads was made.
+    assert plan_stale(defs, stale_days(world), days_made(world.warehouse)) == run("raw_and_staging", 1)
+    assert failures(world.run("raw_and_staging", on(1), on(1))) == {}
+    found = stale(world)
+    assert "users.clusters" in {reader for reader, day, _ in found if day == on(1)}
+    assert {"users.clusters", "evaluation.next_action"} <= {reader for reader, day, _ in found if day == LAST}
+    assert {read for _, _, read in found} == {"staging.actions"}
+    assert not {reader for reader, _, _ in found if reader.startswith(("raw.", "staging."))}
+    assert "corpus.near_duplicates" not in {reader for reader, _, _ in found}
+    assert plan_stale(defs, stale_days(world), days_made(world.warehouse)) == run("users_and_retrieval", 1)
+
+
+def test_files_that_are_written_again_as_they_were_are_read_again_and_that_is_all(undisturbed, tmp_path):
+    world = undisturbed.copy(tmp_path / "data")
+    file = world.landing / "pins" / f"dt={on(0)}" / "part-0.parquet"
+    file.touch()
+    assert stale(world) == {("raw.pins", on(0), "landing")}
+    assert failures(world.run("pins", on(0), on(0))) == {}
+    assert stale(world) == set()
+    # And of files that are gone, for they were moved to where it is cheaper, nothing could be made.
+    file.unlink()
+    assert stale(world) == set()
+
+
+@pytest.mark.slow
+def test_a_backfill_of_what_is_stale_ends_with_the_rows_of_a_world_where_nothing_came_late(undisturbed, tmp_path):
+    expected = landed_world(tmp_path / "expected")
+    late_action(expected, on(1))
+    expected.backfill(LAST, LAST)
+    world = undisturbed.copy(tmp_path / "data")
+    late_action(world, on(1))
+    runs = list(backfill_stale(world.defs, world.warehouse, world.instance, lambda: stale_days(world)))
+    assert runs == [run("raw_and_staging", 1), run("users_and_retrieval", 1), run("daily", 2)]
+    assert differences(rows_of(expected), rows_of(world)) == []
+    assert list(backfill_stale(world.defs, world.warehouse, world.instance, lambda: stale_days(world))) == []
+
+
+def test_what_another_version_of_the_code_made_is_stale(undisturbed, tmp_path):
+    world = undisturbed.copy(tmp_path / "data")
+    world.execute(
+        "UPDATE operations.partitions SET code_version = 'old' WHERE table_name = 'users.medoids' AND dt = $day",
+        day=LAST,
+    )
+    assert stale(world) == {("users.medoids", LAST, "code")}
+
+
+def test_what_another_run_wrote_meanwhile_may_not_have_been_read(undisturbed, tmp_path):
+    """Whoever reads a partition that is being replaced cannot know which of both it read."""
+    world = undisturbed.copy(tmp_path / "data")
+    tomorrow = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(days=1)
+    world.execute(
+        "UPDATE operations.partitions SET written_at = $tomorrow WHERE table_name = 'corpus.pins' AND dt = $day",
+        tomorrow=tomorrow,
+        day=LAST,
+    )
+    assert failures(world.run("daily", LAST, only=["retrieval.hnsw_index"])) == {}
+    assert ("retrieval.hnsw_index", LAST, "corpus.pins") in stale(world)
+
+
+def test_changed_files_are_noticed_and_their_day_asked_for_once(undisturbed, tmp_path):
+    world = undisturbed.copy(tmp_path / "data")
+
+    def tick():
+        with dg.build_sensor_context(
+            instance=world.instance, resources=world.resources, definitions=world.defs
+        ) as context:
+            return changed_landing_files(context)
+
+    assert "are those that were read" in tick().skip_message
+    late_action(world, on(1))
+    late_action(world, LAST)
+    asked = tick().run_requests
+    assert [(request.partition_key, request.job_name) for request in asked] == [
+        (str(on(1)), "raw_and_staging"),
+        (str(LAST), "daily"),
+    ]
+    # The same state has the same key, by which Dagster asks once; another state has another.
+    assert [request.run_key for request in tick().run_requests] == [request.run_key for request in asked]
+    late = world.landing / "actions" / f"dt={on(1)}" / "part-late.parquet"
+    late.rename(late.with_name("part-later.parquet"))
+    assert tick().run_requests[0].run_key != asked[0].run_key
+
+
+def test_stale_days_are_made_again_in_order_each_as_it_was_made():
+    done = {table: days(0, 3) for table in TABLES["raw_and_staging"]}
+    done["corpus.near_duplicates"] = days(0, 3)
+    whole = {table: done.get(table, set()) | days(4, 6) for table in ALL}
+    every_day = {on(n): {"staging.pins"} for n in range(7)}
+    assert plan_stale(defs, every_day, whole) == run("raw_and_staging", 0, 3)
+    assert plan_stale(defs, {on(n): {"corpus.near_duplicates"} for n in (1, 2, 5)}, whole) == run(
+        "near_duplicates", 1, 2
+    )
+    assert plan_stale(defs, {on(n): {"evaluation.report"} for n in (5, 6)}, whole) == run("daily", 5)
+    assert plan_stale(defs, {}, whole) is None
+    # Nobody finished that day.
+    assert plan_stale(defs, {on(2): {"users.clusters"}}, whole) is None
+    with_pins_alone = {table: days(0, 0) for table in TABLES["pins"]}
+    assert plan_stale(defs, {on(0): {"raw.pins"}}, with_pins_alone) == run("pins", 0)
 
 
 # --- What has expired

@@ -140,7 +140,9 @@ def test_the_daily_job_holds_everything_and_ends_in_the_publication():
     publications = key("operations.publications")
     assert graph.get(publications).parent_keys == {key(table) for table in TABLES} - {publications}
     clean_up = key("operations.clean_up")
-    assert graph.get(clean_up).parent_keys == {key(table) for table in TABLES} - {publications, clean_up}
+    stale = key("operations.stale_partitions")
+    assert graph.get(clean_up).parent_keys == {key(table) for table in TABLES} - {publications, clean_up, stale}
+    assert graph.get(stale).parent_keys == {key(table) for table in TABLES} - {publications, stale}
     assert not graph.get(publications).child_keys
     # Nothing but the publication's own checks comes after it.
     order = [node.name for node in defs.resolve_job_def("daily").graph.nodes_in_topological_order]

@@ -66,6 +66,10 @@ class HnswParameters:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
 
 
+# See `HnswIndex.least_expansion`.
+LEAST_EXPANSION = 2.0
+
+
 @dataclass(frozen=True)
 class HnswIndex:
     """An index and the vectors that it was built from."""
@@ -79,7 +83,7 @@ class HnswIndex:
     """HNSW's ef, or more where many neighbours are wanted: see `least_expansion`."""
     threads: int = 0
     """That search; 0 stands for all processors."""
-    least_expansion: float = 2.0
+    least_expansion: float = LEAST_EXPANSION
     """HNSW's ef to the neighbours it is asked for, at least. With as many as that and no more, the last of a list are
     found by luck: of the 233 nearest of a million pins 91 % where ef is 270, 96 % where it is 530."""
 

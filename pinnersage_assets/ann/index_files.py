@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.exact import ExactIndex, blas_threads
-from pinnersage_assets.ann.hnsw import HnswIndex
+from pinnersage_assets.ann.hnsw import LEAST_EXPANSION, HnswIndex
 from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.ann.shards import put_together, split
 from pinnersage_assets.model.selected_vectors import SelectedVectors, Vectors
@@ -37,6 +37,8 @@ class IndexFiles:
     """The HNSW file of each shard; none where the pins are searched exactly."""
     expansion_search: int
     """HNSW's ef; 0 where there are no shards."""
+    least_expansion: float = LEAST_EXPANSION
+    """As of `HnswIndex`."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class IndexFiles:
             "pins": str(self.pins),
             "shards": [str(shard) for shard in self.shards],
             "expansion_search": self.expansion_search,
+            "least_expansion": self.least_expansion,
         }
 
     @classmethod
@@ -56,6 +59,7 @@ class IndexFiles:
             Path(parameters["pins"]),
             tuple(Path(shard) for shard in parameters["shards"]),
             parameters["expansion_search"],
+            parameters["least_expansion"],
         )
 
 
@@ -118,7 +122,11 @@ class _Opened:
         if number not in self._shards:
             index = hnsw.map_file(self._files.shards[number])
             self._shards[number] = HnswIndex(
-                index, *self._pins[number], self._files.expansion_search, threads=blas_threads()
+                index,
+                *self._pins[number],
+                self._files.expansion_search,
+                threads=blas_threads(),
+                least_expansion=self._files.least_expansion,
             )
         return self._shards[number]
 

@@ -7,6 +7,7 @@ clean-up later.
 """
 
 import datetime
+from collections.abc import Sequence
 
 import dagster as dg
 import duckdb
@@ -14,7 +15,7 @@ import polars as pl
 
 from pinnersage_assets.lineage.corpus_index import delete_unnamed_files, forget_old_files
 from pinnersage_assets.lineage.serving import delete_unnamed_snapshots, forget_old_snapshots
-from pinnersage_assets.partitions import DAILY, SAME_DAY, partition_day, reads
+from pinnersage_assets.partitions import DAILY, after, partition_day
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import expire_partitions
@@ -37,13 +38,13 @@ FILES = {
 }
 
 
-def clean_up(everything: list[str]) -> dg.AssetsDefinition:
+def clean_up(specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
     """The asset; it comes after all others but the publication."""
 
     @dg.asset(
         key=["operations", "clean_up"],
         partitions_def=DAILY,
-        deps=reads(SAME_DAY, *everything),
+        deps=after(specs),
         kinds={"file"},
         code_version="1",
     )

@@ -1,20 +1,22 @@
 """``operations.publications``: the copy that people query."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 import polars as pl
 
-from pinnersage_assets.partitions import DAILY, SAME_DAY, reads
+from pinnersage_assets.partitions import DAILY, after
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.publishing import publish
 
 
-def publications(everything: list[str]) -> dg.AssetsDefinition:
+def publications(specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
     """The last asset of the daily job; it comes after all others."""
 
     @dg.asset(
         key=["operations", "publications"],
         partitions_def=DAILY,
-        deps=reads(SAME_DAY, *everything),
+        deps=after(specs),
         kinds={"file"},
         code_version="3",
     )

@@ -20,7 +20,7 @@ def window(day: datetime.date, settings: Settings) -> dict[str, object]:
     }
 
 
-# Actions of the window that mean interest. (DuckDB joins with a few names in a third of the time that list_contains takes.)
+# Actions of the window that mean interest. (Joining with a few names takes a third of the time of list_contains.)
 INTEREST_ACTIONS = """
     SELECT user_id, pin_id, ts, action FROM staging.actions
     WHERE dt BETWEEN $first AND $day AND action IN (SELECT unnest($interest))

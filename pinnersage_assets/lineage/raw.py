@@ -54,6 +54,8 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
         refuse_other_source(warehouse, source)
         days = partition_days(context)
         rows_of_day = getattr(source.open(settings), table)
+        # Before they are read: files that change meanwhile are other files then.
+        state = source.state(settings, table, days)
         report = log_progress(context.log, "days")
         had = _rows_before_expiry(warehouse, f"raw.{table}")
 
@@ -68,7 +70,7 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
                 yield rows
                 report(done, len(days))
 
-        return ParquetFiles.spool(warehouse, frames())
+        return ParquetFiles.spool(warehouse, frames(), made_from=state)
 
     return raw
 

@@ -6,6 +6,8 @@ came, and the SQL staging models refuse them and say why.
 """
 
 import datetime
+import hashlib
+import json
 import os
 import tomllib
 from dataclasses import dataclass
@@ -91,6 +93,21 @@ class LandingSource:
 def day_folder(folder: Path, table: str, day: Day) -> Path:
     """Say where the landing folder keeps a day of a table."""
     return folder / table / f"dt={day.isoformat()}"
+
+
+def files_digest(folder: Path, table: str, day: Day) -> int:
+    """Stands for the files of a day by their names, sizes and times of change, in 63 bits; 0 where there are none.
+
+    Raises:
+        LandingError: there is a file where the day's folder should be.
+    """
+    stats = [(path.name, path.stat()) for path in _parquet_files(folder, day_folder(folder, table, day))]
+    return digest_of([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]) if stats else 0
+
+
+def digest_of(value: object) -> int:
+    """Stands for a value that JSON can hold, in 63 bits, never 0."""
+    return int.from_bytes(hashlib.sha256(json.dumps(value).encode()).digest()[:8]) >> 1 or 1
 
 
 def landed_days(folder: Path, table: str) -> list[Day]:

@@ -1,6 +1,7 @@
 """Where raw data comes from: the one resource that raw assets ask for a day's rows."""
 
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -9,7 +10,7 @@ import polars as pl
 from pydantic import Field
 
 from pinnersage_assets.settings import Settings
-from pinnersage_assets.sources.landing import LandingSource
+from pinnersage_assets.sources.landing import LandingSource, digest_of, files_digest
 from pinnersage_assets.sources.simulated import SimulatedSource
 
 
@@ -38,3 +39,15 @@ class Source(dg.ConfigurableResource):
         if self.kind == "landing":
             return LandingSource(Path(self.landing_folder))
         return SimulatedSource(settings.simulation, settings.seed, datetime.date.fromisoformat(self.start_date))
+
+    def state(
+        self, settings: Settings, table: str, days: Iterable[datetime.date]
+    ) -> dict[datetime.date, dict[str, int]]:
+        """What stands for all that rows of a day are made from: `landing` for its files, `simulation` for the settings.
+
+        Of landed files that are gone nothing can be said: they are 0.
+        """
+        if self.kind == "landing":
+            return {day: {"landing": files_digest(Path(self.landing_folder), table, day)} for day in days}
+        simulation = digest_of([settings.simulation.model_dump(mode="json"), settings.seed, self.start_date])
+        return {day: {"simulation": simulation} for day in days}

@@ -29,16 +29,24 @@ class Partition:
 def record_partitions(
     connection: duckdb.DuckDBPyConnection,
     table: str,
-    rows: Mapping[datetime.date, int],
+    written: Mapping[datetime.date, tuple[int, int]],
     run_id: str,
     code_version: str | None,
 ) -> None:
-    """Enter partitions that this transaction wrote; their checks are still to come."""
-    connection.executemany(f"DELETE FROM {LEDGER} WHERE table_name = ? AND dt = ?", [(table, day) for day in rows])
+    """Enter partitions that this transaction wrote; their checks are still to come.
+
+    Args:
+        connection: in the transaction.
+        table: the table.
+        written: of each day the number of its rows, and their digest.
+        run_id: of the run that wrote them.
+        code_version: of the code that made them.
+    """
+    connection.executemany(f"DELETE FROM {LEDGER} WHERE table_name = ? AND dt = ?", [(table, day) for day in written])
     connection.executemany(
-        f"INSERT INTO {LEDGER} (table_name, dt, run_id, rows, code_version, status, written_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, now()::TIMESTAMP)",
-        [(table, day, run_id, count, code_version, UNCHECKED) for day, count in rows.items()],
+        f"INSERT INTO {LEDGER} (table_name, dt, run_id, rows, code_version, status, written_at, content) "
+        "VALUES (?, ?, ?, ?, ?, ?, now()::TIMESTAMP, ?)",
+        [(table, day, run_id, rows, code_version, UNCHECKED, content) for day, (rows, content) in written.items()],
     )
 
 

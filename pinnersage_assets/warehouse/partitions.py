@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +20,7 @@ import polars as pl
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.dimensions import UNKNOWN, embedding_dimensions
 from pinnersage_assets.warehouse.figures import partition_metadata
+from pinnersage_assets.warehouse.inputs import Digests, Input, content_digest, inputs_of, record_inputs
 from pinnersage_assets.warehouse.ledger import EXPIRED, LEDGER, days_by_table, record_expiry, record_partitions
 from pinnersage_assets.warehouse.tables import Table, all_tables
 
@@ -32,6 +33,8 @@ class ParquetFiles:
     """Rows too many for one frame: Parquet files in a folder of their own, deleted once they are written."""
 
     folder: Path
+    made_from: Digests = field(default_factory=dict)
+    """Of each day what stands for what was read that is no table."""
 
     @property
     def paths(self) -> list[Path]:
@@ -39,12 +42,14 @@ class ParquetFiles:
         return sorted(self.folder.glob("*.parquet"))
 
     @classmethod
-    def spool(cls, warehouse: Warehouse, frames: Iterable[pl.DataFrame]) -> "ParquetFiles":
+    def spool(
+        cls, warehouse: Warehouse, frames: Iterable[pl.DataFrame], made_from: Digests | None = None
+    ) -> "ParquetFiles":
         """Write frames one after another, so that only one is in memory at a time."""
         with cls.new(warehouse) as files:
             for number, frame in enumerate(frames):
                 frame.write_parquet(files.folder / f"{number:06}.parquet", compression="lz4")
-        return files
+        return cls(files.folder, made_from or {})
 
     @classmethod
     @contextlib.contextmanager
@@ -92,6 +97,8 @@ def replace_partitions(
     *,
     run_id: str,
     code_version: str | None = None,
+    reads: Sequence[Input] = (),
+    began: datetime.datetime | None = None,
 ) -> dict[datetime.date, int]:
     """Replace the partitions of some consecutive days, and their rows in the ledger, in one transaction.
 
@@ -103,6 +110,8 @@ def replace_partitions(
             there is one day.
         run_id: goes into the ledger.
         code_version: goes into the ledger.
+        reads: the tables that the rows were made from.
+        began: when the run began (UTC, without a zone); None where nobody else can have written since.
 
     Returns:
         The number of rows of each day.
@@ -116,13 +125,15 @@ def replace_partitions(
         bounds = [days[0], days[-1]]
         connection.execute(f"DELETE FROM {table.key} WHERE dt BETWEEN ? AND ?", bounds)
         connection.execute(f"INSERT INTO {table.key} BY NAME {source}")
-        counts = dict.fromkeys(days, 0) | dict(
-            connection.execute(
-                f"SELECT dt, count(*) FROM {table.key} WHERE dt BETWEEN ? AND ? GROUP BY dt", bounds
-            ).fetchall()
-        )
-        record_partitions(connection, table.key, counts, run_id, code_version)
-    return counts
+        found = connection.execute(
+            f"SELECT dt, count(*), {content_digest(table)} FROM {table.key} WHERE dt BETWEEN ? AND ? GROUP BY dt",
+            bounds,
+        ).fetchall()
+        written = dict.fromkeys(days, (0, 0)) | {day: (count, digest) for day, count, digest in found}
+        record_partitions(connection, table.key, written, run_id, code_version)
+        made_from = rows.made_from if isinstance(rows, ParquetFiles) else {}
+        record_inputs(connection, table.key, days, reads, run_id, began, made_from)
+    return {day: count for day, (count, _) in written.items()}
 
 
 def expire_partitions(
@@ -229,12 +240,10 @@ def refuse_expired_inputs(
         # What is written about the warehouse comes after all tables, and reads no rows of theirs.
         return
     expired, lost = days_by_table(connection, EXPIRED), []
-    for dep in spec.deps:
-        start, end = (getattr(dep.partition_mapping, name, 0) for name in ("start_offset", "end_offset"))
-        first, last = days[0] + datetime.timedelta(days=start), days[-1] + datetime.timedelta(days=end)
-        table = ".".join(dep.asset_key.path)
-        if gone := sorted(day for day in expired.get(table, ()) if first <= day <= last):
-            lost.append(f"{table} of {gone[0]}" + (f" to {gone[-1]}" if len(gone) > 1 else ""))
+    for read in inputs_of(spec):
+        first, last = days[0] + datetime.timedelta(days=read.first), days[-1] + datetime.timedelta(days=read.last)
+        if gone := sorted(day for day in expired.get(read.table, ()) if first <= day <= last):
+            lost.append(f"{read.table} of {gone[0]}" + (f" to {gone[-1]}" if len(gone) > 1 else ""))
     if lost:
         raise dg.Failure(
             f"{'.'.join(spec.key.path)} stays as it is: what it is made from has expired ({', '.join(lost)}). Make "
@@ -254,6 +263,8 @@ class PartitionIOManager(dg.ConfigurableIOManager):
             return
         table = all_tables()[".".join(context.asset_key.path)]
         days = [datetime.date.fromisoformat(key) for key in context.asset_partition_keys]
+        run = context.step_context.instance.get_run_record_by_id(context.run_id)
+        began = run.start_time if run else None
         try:
             with self.warehouse.get_connection() as connection:
                 refuse_expired_inputs(connection, context.asset_spec, days)
@@ -264,6 +275,8 @@ class PartitionIOManager(dg.ConfigurableIOManager):
                     obj,
                     run_id=context.run_id,
                     code_version=context.asset_spec.code_version,
+                    reads=inputs_of(context.asset_spec),
+                    began=datetime.datetime.fromtimestamp(began or 0, datetime.UTC).replace(tzinfo=None),
                 )
         finally:
             if isinstance(obj, ParquetFiles):

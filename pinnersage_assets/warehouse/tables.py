@@ -32,6 +32,8 @@ class Column:
     name: str
     type: str
     description: str
+    is_result: bool = True
+    """False of what another run over the same would say otherwise: the seconds it took, the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _table(path: Path, schema: str, entry: Mapping[str, Any]) -> Table:
     for column in entry.get("columns", []):
         if missing := [key for key in ("name", "data_type", "description") if not column.get(key)]:
             raise SchemaError(f"{path}: column {column.get('name')!r} of {name} has no {' and no '.join(missing)}")
-        columns.append(Column(column["name"], column["data_type"].upper(), column["description"].strip()))
+        is_result = column.get("config", {}).get("meta", {}).get("is_result", True)
+        columns.append(Column(column["name"], column["data_type"].upper(), column["description"].strip(), is_result))
         tests += [_test(path, name, test, column["name"]) for test in column.get("data_tests", [])]
     tests += [_test(path, name, test, None) for test in entry.get("data_tests", [])]
     ephemeral = config.get("materialized") == "ephemeral"

@@ -48,8 +48,8 @@ from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
 # What users did after the day that models know, up to today, and had not seen in the window (or all of it, to keep what
 # was seen): a row a user and group of near-duplicates. The target is the group's pin in the corpus that models know; a
 # pin that may be recommended by today stands for itself; one that may not, or that is not known, has no vector and is a
-# miss. It counts from when the user first acted on the group, in whatever way. What was seen is looked up by the pins of
-# the groups: so the actions of the window, which are most of what is read, need no group.
+# miss. It counts from when the user first acted on the group, in whatever way. What was seen is looked up by the pins
+# of the groups: so the actions of the window, which are most of what is read, need no group.
 TARGETS = f"""
     WITH grouped AS (
         SELECT p.pin_id, coalesce(d.canonical_pin_id, p.pin_id) AS pin_group
@@ -159,6 +159,9 @@ class Knowledge:
         return self.pins.select(self.corpus_ids)
 
 
+# Lists are searched deeper than the shares of models, so that their ends, which an index finds less surely, rarely
+# count: of a million pins the 133 nearest are found to 97.4 % with this, to 97.9 % with what medoids are searched with.
+_LEAST_EXPANSION = 1.5
 # Users of a task: each has a second of work or so, which is long beside what a task takes by itself.
 _USERS_A_BUCKET = 250
 
@@ -208,7 +211,7 @@ def map_users(
         "seeds": list(seeds or seeds_of(settings)),
     }
     with scratch_folder(warehouse) as folder:
-        index = describe_corpus_index(warehouse, known.day, folder, log)
+        index = describe_corpus_index(warehouse, known.day, folder, log) | {"least_expansion": _LEAST_EXPANSION}
         for name, array in (arrays or {}).items():
             shared[name] = str(folder / f"{name}.npy")
             np.save(shared[name], array, allow_pickle=False)
