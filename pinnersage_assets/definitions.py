@@ -30,6 +30,10 @@ _GROUPS = (raw, sql, corpus, users, retrieval, serving, evaluation)
 LOOKED_AT = [spec for group in _GROUPS for asset in group.ASSETS for spec in asset.specs]
 
 
+# Whom to ask; all other tables are the method's.
+_OWNERS = dict.fromkeys(["raw", "staging", "operations"], "team:data-engineering")
+
+
 def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
     """The asset as its table is described in schema.yml; the docstring of its function is for readers of the code."""
     table = all_tables()[".".join(spec.key.path)]
@@ -38,6 +42,9 @@ def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
         group_name=table.schema,
         description=spec.description if spec.kinds & {"sql"} else table.description,
         kinds=spec.kinds | {"duckdb"},
+        owners=[_OWNERS.get(table.schema, "team:recommendations")],
+        # To find, and to select, what is about people.
+        tags={"personal-data": "yes" if "user_id" in {column.name for column in table.columns} else "no"},
     ).merge_attributes(
         metadata={
             "dagster/table_name": table.key,
@@ -64,7 +71,7 @@ def _build() -> dg.Definitions:
     for last in (clean_up.clean_up, stale_partitions.stale_partitions, operations.publications):
         assets.append(last([spec for asset in assets for spec in asset.specs]))
     return dg.Definitions(
-        assets=dg.map_asset_specs(_described, assets),
+        assets=dg.with_source_code_references(dg.map_asset_specs(_described, assets)),
         asset_checks=[_checked(spec) for asset in assets for spec in asset.specs],
         jobs=JOBS,
         schedules=[daily_schedule],

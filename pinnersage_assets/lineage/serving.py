@@ -108,7 +108,7 @@ def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: 
             "pins_sha256": [sha256],
             # Not where the store is: its address may hold a password. Nor what answers do not show: where work was
             # done, and how long results are kept.
-            "settings": [settings.model_dump_json(exclude={"serving", "engine", "retention", "warehouse"})],
+            "settings": [settings.model_dump_json(exclude={"serving", "engine", "retention", "warehouse", "checks"})],
         }
     )
 

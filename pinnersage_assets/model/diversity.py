@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pinnersage_assets.model.population import LARGEST_CODE
 from pinnersage_assets.model.randomness import keyed_uniform
 from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.model.user_sets import Pairs
@@ -41,7 +42,8 @@ def diversity(sets: Pairs, vectors: Vectors, users: int) -> NDArray[np.float64]:
 
 def coverage(sets: Pairs, corpus_size: int) -> float:
     """The share of the corpus that is in some user's set; nan for an empty corpus."""
-    return len(np.unique(sets.rows)) / corpus_size if corpus_size else np.nan
+    # Counting takes a tenth of the time of finding the different ones.
+    return np.count_nonzero(np.bincount(sets.rows, minlength=corpus_size)) / corpus_size if corpus_size else np.nan
 
 
 def popular_rows(actions: NDArray[np.int64], chance: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -109,11 +111,20 @@ def interest_entropy(owners: NDArray[np.int64], interests: NDArray[np.int64], us
         (U,) >= 0; nan for a user without a pin of known interest.
     """
     known = interests >= 0
-    shares_of, counts = np.unique(np.stack([owners[known], interests[known]], axis=1), axis=0, return_counts=True)
-    sizes = np.bincount(owners[known], minlength=users)
-    shares = counts / sizes[shares_of[:, 0]]
+    owners, interests = owners[known], interests[known]
+    most = int(interests.max(initial=0)) + 1
+    if most > LARGEST_CODE // max(users, 1):
+        # Any integers will do: their places among all that there are, if need be.
+        interests = np.searchsorted(np.unique(interests), interests)
+        most = int(interests.max(initial=0)) + 1
+    # One number a pair sorts a hundred times as fast as two.
+    codes = np.sort(owners * most + interests)
+    begins = np.flatnonzero(np.diff(codes, prepend=codes[:1] - 1))
+    shares_of, counts = codes[begins] // most, np.diff(begins, append=len(codes))
+    sizes = np.bincount(owners, minlength=users)
+    shares = counts / sizes[shares_of]
     # Of a single share, which is 1, the entropy would be -0.
-    entropy = np.bincount(shares_of[:, 0], weights=shares * np.log2(1 / shares), minlength=users)
+    entropy = np.bincount(shares_of, weights=shares * np.log2(1 / shares), minlength=users)
     return np.where(sizes > 0, entropy, np.nan)
 
 

@@ -41,6 +41,11 @@ def sql_asset(
             for table in sorted(model.reads)
         ],
         kinds={"sql"},
+        metadata={
+            "dagster/code_references": dg.CodeReferencesMetadataValue(
+                code_references=[dg.LocalFileCodeReference(file_path=str(model.path), line_number=1)]
+            )
+        },
         code_version=model.version,
         description=f"{model.table.description}\n\n`{'/'.join(model.path.parts[-3:])}`\n\n```sql\n{model.path.read_text()}```",
     )

@@ -22,6 +22,11 @@ SETTINGS = """
 days = 7
 [retrieval]
 budget = 90
+# How often what is random is drawn anew is no matter here, and takes most of the time.
+[evaluation]
+seeds = 2
+[calibration]
+users = 50
 """
 
 
