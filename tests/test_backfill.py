@@ -464,17 +464,34 @@ def test_what_another_version_of_the_code_made_is_stale(undisturbed, tmp_path):
     assert stale(world) == {("users.medoids", LAST, "code")}
 
 
-def test_what_another_run_wrote_meanwhile_may_not_have_been_read(undisturbed, tmp_path):
+def test_what_another_run_wrote_meanwhile_may_not_have_been_read(undisturbed, tmp_path, monkeypatch):
     """Whoever reads a partition that is being replaced cannot know which of both it read."""
     world = undisturbed.copy(tmp_path / "data")
-    tomorrow = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(days=1)
-    world.execute(
-        "UPDATE operations.partitions SET written_at = $tomorrow WHERE table_name = 'corpus.pins' AND dt = $day",
-        tomorrow=tomorrow,
-        day=LAST,
-    )
+    monkeypatch.setattr("pinnersage_assets.warehouse.partitions.refuse_expired_inputs", another_run_writes)
     assert failures(world.run("daily", LAST, only=["retrieval.hnsw_index"])) == {}
+    monkeypatch.undo()
     assert ("retrieval.hnsw_index", LAST, "corpus.pins") in stale(world)
+    assert failures(world.run("daily", LAST, only=["retrieval.hnsw_index"])) == {}
+    assert ("retrieval.hnsw_index", LAST, "corpus.pins") not in stale(world)
+
+
+def another_run_writes(connection, spec, days):
+    """At the last moment before a run of the index writes what it made, somebody writes the corpus that it read."""
+    connection.execute(
+        "UPDATE operations.partitions SET run_id = 'another', "
+        "write_number = (SELECT max(write_number) + 1 FROM operations.partitions) "
+        "WHERE table_name = 'corpus.pins' AND dt = $day",
+        {"day": LAST},
+    )
+
+
+def test_a_clock_that_was_set_back_makes_nothing_stale(undisturbed, tmp_path):
+    """By the clock all that is there will be written tomorrow."""
+    world = undisturbed.copy(tmp_path / "data")
+    world.execute("UPDATE operations.partitions SET written_at = written_at + INTERVAL 1 DAY")
+    assert failures(world.run("daily", LAST, only=["retrieval.hnsw_index", "retrieval.medoid_neighbours"])) == {}
+    assert stale(world) == set()
+    assert world.status("retrieval.medoid_neighbours", LAST) == "passed"
 
 
 def test_changed_files_are_noticed_and_their_day_asked_for_once(undisturbed, tmp_path):

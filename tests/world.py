@@ -31,7 +31,7 @@ NOT_A_RESULT = {
     # What there was to do: nothing, where it has been done.
     "operations.clean_up": ("partitions", "rows", "files", "bytes"),
     "operations.publications": ("run_id", "seconds", "bytes"),
-    "operations.partitions": ("run_id", "written_at", "content", "inputs"),
+    "operations.partitions": ("run_id", "written_at", "write_number", "content", "inputs"),
 }
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}

@@ -51,7 +51,7 @@ _STALE = f"""
         SELECT m.table_name, m.dt, c.input, min(i.dt) AS first_changed, max(i.dt) AS last_changed
         FROM changed AS c JOIN made AS m ON c.table_name = m.table_name AND c.dt = m.dt
         LEFT JOIN reads AS r ON r.table_name = c.table_name AND r.input = c.input
-        LEFT JOIN {LEDGER} AS i ON i.table_name = c.input AND i.written_at > m.written_at
+        LEFT JOIN {LEDGER} AS i ON i.table_name = c.input AND i.write_number > m.write_number
             AND i.dt BETWEEN c.dt + r.first_offset AND c.dt + r.last_offset
         GROUP BY m.table_name, m.dt, c.input
     )

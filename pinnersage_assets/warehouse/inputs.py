@@ -86,7 +86,7 @@ def record_inputs(
     days: Sequence[datetime.date],
     reads: Sequence[Input],
     run_id: str,
-    began: datetime.datetime | None,
+    began: int | None,
     others: Digests,
 ) -> None:
     """Enter in the ledger what some partitions were made from, in the transaction that writes them.
@@ -99,11 +99,11 @@ def record_inputs(
         days: which.
         reads: the tables that were read.
         run_id: of this run.
-        began: when this run began (UTC, without a zone); None where nobody else can have written since.
+        began: the number of the last write when this run began; None where nobody else can have written since.
         others: what was read that is no table, by day and name.
     """
     register_reads(connection, {table: reads})
-    unseen = "i.run_id <> $run_id AND i.written_at > $began"
+    unseen = "i.run_id <> $run_id AND i.write_number > $began"
     some = f"(SELECT table_name, dt FROM {LEDGER} WHERE table_name = $table AND dt BETWEEN $first AND $last)"
     connection.execute(
         f"""

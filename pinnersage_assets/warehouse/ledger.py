@@ -42,12 +42,24 @@ def record_partitions(
         run_id: of the run that wrote them.
         code_version: of the code that made them.
     """
+    number = last_write(connection) + 1
     connection.executemany(f"DELETE FROM {LEDGER} WHERE table_name = ? AND dt = ?", [(table, day) for day in written])
     connection.executemany(
-        f"INSERT INTO {LEDGER} (table_name, dt, run_id, rows, code_version, status, written_at, content) "
-        "VALUES (?, ?, ?, ?, ?, ?, now()::TIMESTAMP, ?)",
-        [(table, day, run_id, rows, code_version, UNCHECKED, content) for day, (rows, content) in written.items()],
+        f"INSERT INTO {LEDGER} (table_name, dt, run_id, rows, code_version, status, written_at, content, write_number) "
+        "VALUES (?, ?, ?, ?, ?, ?, now()::TIMESTAMP, ?, ?)",
+        [
+            (table, day, run_id, rows, code_version, UNCHECKED, content, number)
+            for day, (rows, content) in written.items()
+        ],
     )
+
+
+def last_write(connection: duckdb.DuckDBPyConnection) -> int:
+    """The number of the last write; 0 before there is any."""
+    if not has_ledger(connection):
+        return 0
+    [(number,)] = connection.execute(f"SELECT coalesce(max(write_number), 0) FROM {LEDGER}").fetchall()
+    return number
 
 
 def writing_times(

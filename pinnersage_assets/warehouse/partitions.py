@@ -16,12 +16,20 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import polars as pl
+from pydantic import PrivateAttr
 
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.dimensions import UNKNOWN, embedding_dimensions
 from pinnersage_assets.warehouse.figures import partition_metadata
 from pinnersage_assets.warehouse.inputs import Digests, Input, content_digest, inputs_of, record_inputs
-from pinnersage_assets.warehouse.ledger import EXPIRED, LEDGER, days_by_table, record_expiry, record_partitions
+from pinnersage_assets.warehouse.ledger import (
+    EXPIRED,
+    LEDGER,
+    days_by_table,
+    last_write,
+    record_expiry,
+    record_partitions,
+)
 from pinnersage_assets.warehouse.tables import Table, all_tables
 
 # A run that is killed leaves its scratch folder behind; no run leaves one untouched for this long and still needs it.
@@ -98,7 +106,7 @@ def replace_partitions(
     run_id: str,
     code_version: str | None = None,
     reads: Sequence[Input] = (),
-    began: datetime.datetime | None = None,
+    began: int | None = None,
 ) -> dict[datetime.date, int]:
     """Replace the partitions of some consecutive days, and their rows in the ledger, in one transaction.
 
@@ -111,7 +119,7 @@ def replace_partitions(
         run_id: goes into the ledger.
         code_version: goes into the ledger.
         reads: the tables that the rows were made from.
-        began: when the run began (UTC, without a zone); None where nobody else can have written since.
+        began: the number of the last write when the run began; None where nobody else can have written since.
 
     Returns:
         The number of rows of each day.
@@ -256,6 +264,13 @@ class PartitionIOManager(dg.ConfigurableIOManager):
     """Writes what an asset returns into its table, and reads partitions of a table as a Polars frame."""
 
     warehouse: dg.ResourceDependency[Warehouse]
+    _began: int = PrivateAttr(0)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Remember what had been written when the run began: what others write meanwhile it may not have read."""
+        if Path(self.warehouse.database).exists():
+            with self.warehouse.get_reader() as connection:
+                self._began = last_write(connection)
 
     def handle_output(self, context: dg.OutputContext, obj: Rows | None) -> None:
         """Replace the run's partitions with the asset's rows."""
@@ -263,8 +278,6 @@ class PartitionIOManager(dg.ConfigurableIOManager):
             return
         table = all_tables()[".".join(context.asset_key.path)]
         days = [datetime.date.fromisoformat(key) for key in context.asset_partition_keys]
-        run = context.step_context.instance.get_run_record_by_id(context.run_id)
-        began = run.start_time if run else None
         try:
             with self.warehouse.get_connection() as connection:
                 refuse_expired_inputs(connection, context.asset_spec, days)
@@ -276,7 +289,7 @@ class PartitionIOManager(dg.ConfigurableIOManager):
                     run_id=context.run_id,
                     code_version=context.asset_spec.code_version,
                     reads=inputs_of(context.asset_spec),
-                    began=datetime.datetime.fromtimestamp(began or 0, datetime.UTC).replace(tzinfo=None),
+                    began=self._began,
                 )
         finally:
             if isinstance(obj, ParquetFiles):
