@@ -101,8 +101,17 @@ def files_digest(folder: Path, table: str, day: Day) -> int:
     Raises:
         LandingError: there is a file where the day's folder should be.
     """
-    stats = [(path.name, path.stat()) for path in _parquet_files(folder, day_folder(folder, table, day))]
-    return digest_of([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]) if stats else 0
+    states = [(path.name, *_size_and_time(path)) for path in _parquet_files(folder, day_folder(folder, table, day))]
+    return digest_of(states) if states else 0
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        # Whoever reads it says what is wrong with it.
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def digest_of(value: object) -> int:

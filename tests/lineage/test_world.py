@@ -55,7 +55,7 @@ def test_every_table_has_its_partition_and_the_ledger_says_so(world, table):
         table=table,
         day=LAST,
     ).to_dicts()
-    assert rows > 0 or table == "staging.rejected"
+    assert rows > 0 or table in ("staging.rejected", "operations.stale_partitions")
     [spec] = [spec for spec in defs.resolve_all_asset_specs() if ".".join(spec.key.path) == table]
     assert entry == [{"rows": rows, "status": "passed", "code_version": spec.code_version}]
 

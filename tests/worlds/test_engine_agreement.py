@@ -262,7 +262,9 @@ def retrieve(indexed, tmp_path_factory):
 
 @pytest.mark.parametrize("rows_a_bucket", [pytest.param(200, marks=pytest.mark.slow), 800])
 @pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("index", INDEXES)
+@pytest.mark.parametrize(
+    "index", [pytest.param(name, marks=[] if name == "three shards" else pytest.mark.slow) for name in INDEXES]
+)
 def test_every_engine_retrieves_the_same_rows(retrieve, index, kind, rows_a_bucket):
     skip_without(kind)
     expected, waited = retrieve(index, kind="in_process", rows_a_bucket=rows_a_bucket)
