@@ -168,8 +168,8 @@ def write(frame, path, harm, where):
     elif harm == "secret":
         path.chmod(0)
     elif harm == "linked":
-        path.rename(path.with_name("elsewhere"))
-        path.symlink_to(path.with_name("elsewhere"))
+        path.rename(path.with_name(path.name + ".target"))
+        path.symlink_to(path.with_name(path.name + ".target"))
     return len(frame) if harm in ("none", "linked") else None
 
 
