@@ -26,10 +26,23 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", warning)
 
 
+# What takes longest begins first, so that workers end together.
+_LONG = ("tests/lineage/", "tests/worlds/", "tests/test_backfill.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """After pytest-randomly has shuffled them."""
+    places = {start: place for place, start in enumerate(_LONG)}
+    items.sort(key=lambda item: min((p for start, p in places.items() if item.nodeid.startswith(start)), default=9))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """A module is tested by one worker; those of ``lineage`` all by the same, which makes their small world once."""
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
 
     class Scheduler(LoadFileScheduling):
         def _split_scope(self, nodeid):

@@ -432,7 +432,8 @@ def judge(to_judge, tmp_path_factory):
     return judge
 
 
-@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "ray"])
 def test_every_engine_judges_the_same(judge, kind):
     skip_without(kind)
     expected = judge(3, kind="in_process")
