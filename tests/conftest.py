@@ -37,6 +37,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: min((p for start, p in places.items() if item.nodeid.startswith(start)), default=9))
 
 
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    # A quiet pytest does not show the header that has it.
+    if exitstatus and (seed := getattr(config.option, "randomly_seed", None)):
+        terminalreporter.write_line(f"This order again: --randomly-seed={seed}")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """A module is tested by one worker; those of ``lineage`` all by the same, which makes their small world once."""
