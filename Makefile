@@ -16,7 +16,7 @@ help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 # One stamp for what is installed: made anew only when a requirement changes. Modules are compiled as they are first
-# imported: to compile all that is installed takes a third of the time, for ten times what is used.
+# imported: to compile all that is installed takes a quarter of the time, and most of it is never used.
 INSTALLED := .venv/installed-$(EXTRAS)
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x .venv/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

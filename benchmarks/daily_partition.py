@@ -159,15 +159,9 @@ def _day(folder: Path, users: int, day: datetime.date) -> dict[str, tuple[float,
 
 
 def _execute(definitions, instance, run):
-    one_day = run.first == run.last
-    bounds = {
-        "dagster/asset_partition_range_start": run.first.isoformat(),
-        "dagster/asset_partition_range_end": run.last.isoformat(),
-    }
     done = definitions.resolve_job_def(run.job).execute_in_process(
         instance=instance,
-        partition_key=run.first.isoformat() if one_day else None,
-        tags={} if one_day else bounds,
+        **run.partitions,
         run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
     )
     assert done.success

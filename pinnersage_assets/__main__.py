@@ -214,17 +214,17 @@ def _backfill_stale() -> None:
     import dagster as dg
 
     from pinnersage_assets.backfill import backfill_stale
-    from pinnersage_assets.definitions import LOOKED_AT, defs
+    from pinnersage_assets.definitions import defs
     from pinnersage_assets.lineage.stale_partitions import find_stale
     from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
     from pinnersage_assets.resources import build_resources
 
     resources = build_resources(ENVIRONMENT, SETTINGS)
-    warehouse = resources["warehouse"]
+    warehouse, specs = resources["warehouse"], defs.resolve_all_asset_specs()
 
     def find() -> dict[datetime.date, set[str]]:
         with warehouse.get_reader() as connection:
-            stale = find_stale(connection, LOOKED_AT, resources["source"], SETTINGS)
+            stale = find_stale(connection, specs, resources["source"], SETTINGS)
         days: dict[datetime.date, set[str]] = {}
         for day, table, reason in stale.select("stale_dt", "table_name", "reason").iter_rows():
             days.setdefault(day, set()).add(table)

@@ -8,6 +8,7 @@ import datetime
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -29,6 +30,15 @@ class PlannedRun:
     job: str
     first: Day
     last: Day
+
+    @property
+    def partitions(self) -> dict[str, Any]:
+        """The days as `execute_in_process` takes them: ``partition_key``, None where there are many, and ``tags``."""
+        if self.first == self.last:
+            return {"partition_key": self.first.isoformat(), "tags": {}}
+        bounds = {"start": self.first, "end": self.last}
+        tags = {f"dagster/asset_partition_range_{end}": day.isoformat() for end, day in bounds.items()}
+        return {"partition_key": None, "tags": tags}
 
     def __str__(self) -> str:
         """As shown in messages."""
@@ -194,15 +204,11 @@ def days_made(warehouse: Warehouse) -> dict[str, set[Day]]:
 
 
 def _execute(defs: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun) -> None:
-    one_day = run.first == run.last
-    bounds = {
-        "dagster/asset_partition_range_start": run.first.isoformat(),
-        "dagster/asset_partition_range_end": run.last.isoformat(),
-    }
+    partitions = run.partitions
     result = defs.resolve_job_def(run.job).execute_in_process(
         instance=instance,
-        partition_key=run.first.isoformat() if one_day else None,
-        tags=_CODE_LOCATION if one_day else _CODE_LOCATION | bounds,
+        partition_key=partitions["partition_key"],
+        tags=_CODE_LOCATION | partitions["tags"],
         raise_on_error=False,
     )
     failed = [event for event in result.all_events if event.is_step_failure]

@@ -26,9 +26,6 @@ from pinnersage_assets.warehouse.tables import all_tables
 
 _GROUPS = (raw, sql, corpus, users, retrieval, serving, evaluation)
 
-# Which partitions are looked at when it is asked what is out of date: all but those that tell of the others.
-LOOKED_AT = [spec for group in _GROUPS for asset in group.ASSETS for spec in asset.specs]
-
 
 # Whom to ask; all other tables are the method's.
 _OWNERS = dict.fromkeys(["raw", "staging", "operations"], "team:data-engineering")

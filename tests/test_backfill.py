@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from world import START, World, differences, failures, on, small_settings
 
 from pinnersage_assets.backfill import BackfillError, PlannedRun, backfill_stale, days_made, plan_backfill, plan_stale
-from pinnersage_assets.definitions import LOOKED_AT, defs
+from pinnersage_assets.definitions import defs
 from pinnersage_assets.jobs import changed_landing_files
 from pinnersage_assets.lineage.clean_up import ROWS
 from pinnersage_assets.lineage.stale_partitions import find_stale
@@ -381,10 +381,13 @@ def test_pins_refused_before_the_window_are_not_lost(tmp_path):
 # --- What is stale
 
 
+SPECS = defs.resolve_all_asset_specs()
+
+
 def stale(world):
     """(table, day, input) of what is not made from what is there now."""
     with world.warehouse.get_reader() as connection:
-        found = find_stale(connection, LOOKED_AT, world.resources["source"], world.settings)
+        found = find_stale(connection, SPECS, world.resources["source"], world.settings)
     return set(found.select("table_name", "stale_dt", "input").rows())
 
 

@@ -83,14 +83,14 @@ def find_stale(
 
     Args:
         connection: of the warehouse.
-        specs: of the assets whose partitions are looked at.
+        specs: of the assets whose partitions are looked at; those that tell of other partitions are passed over.
         source: whose files raw partitions are held against.
         settings: those of the simulation are what simulated data is made from.
 
     Returns:
         table_name, stale_dt, input, first_changed, last_changed and reason, the earliest first.
     """
-    by_table = {".".join(spec.key.path): spec for spec in specs}
+    by_table = {".".join(spec.key.path): spec for spec in specs if spec.key.path[0] != TABLE.partition(".")[0]}
     register_reads(connection, {table: inputs_of(spec) for table, spec in by_table.items()})
     connection.register("versions", _frame([(t, s.code_version) for t, s in by_table.items()], _VERSIONS))
     days = connection.execute(f"SELECT table_name, dt FROM {LEDGER} WHERE starts_with(table_name, 'raw.')").fetchall()
@@ -116,8 +116,7 @@ def _frame(rows: list[tuple[Any, ...]], schema: pl.Schema) -> pl.DataFrame:
 
 
 def stale_partitions(specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
-    """The asset; it comes after all others but the publication, and looks at those that tell of no others."""
-    looked_at = [spec for spec in specs if spec.key.path[0] != TABLE.partition(".")[0]]
+    """The asset; it comes after all others but the publication."""
 
     @dg.asset(
         key=TABLE.split("."),
@@ -130,7 +129,7 @@ def stale_partitions(specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
     def stale_partitions(warehouse: Warehouse, source: Source, settings: Settings) -> pl.DataFrame:
         """List them, whatever their day."""
         with warehouse.get_reader() as connection:
-            return find_stale(connection, looked_at, source, settings)
+            return find_stale(connection, specs, source, settings)
 
     return stale_partitions
 

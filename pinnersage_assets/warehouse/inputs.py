@@ -49,7 +49,7 @@ def content_digest(table: Table) -> str:
 
 
 def register_reads(connection: duckdb.DuckDBPyConnection, reads: Mapping[str, Iterable[Input]]) -> None:
-    """Make the temporary table ``reads`` (table_name, input, first_offset, last_offset) for `INPUT_DIGESTS`."""
+    """Make the temporary table ``reads`` (table_name, input, first_offset, last_offset) for `input_digests`."""
     rows = [(table, read.table, read.first, read.last) for table, inputs in reads.items() for read in inputs]
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE reads "
@@ -117,10 +117,8 @@ def record_inputs(
         """,
         {"table": table, "first": days[0], "last": days[-1], "run_id": run_id, "began": began},
     )
-    for day, found in others.items():
-        for name, digest in found.items():
-            connection.execute(
-                f"UPDATE {LEDGER} SET inputs = map_concat(inputs, map([$name], [$digest::UBIGINT])) "
-                "WHERE table_name = $table AND dt = $day",
-                {"name": name, "digest": digest, "table": table, "day": day},
-            )
+    if others:
+        connection.executemany(
+            f"UPDATE {LEDGER} SET inputs = map_concat(inputs, map([?], [?::UBIGINT])) WHERE table_name = ? AND dt = ?",
+            [(name, digest, table, day) for day, found in others.items() for name, digest in found.items()],
+        )

@@ -55,9 +55,7 @@ def record_partitions(
 
 
 def last_write(connection: duckdb.DuckDBPyConnection) -> int:
-    """The number of the last write; 0 before there is any."""
-    if not has_ledger(connection):
-        return 0
+    """The number of the last write that the ledger knows of; 0 before there is any."""
     [(number,)] = connection.execute(f"SELECT coalesce(max(write_number), 0) FROM {LEDGER}").fetchall()
     return number
 

@@ -26,6 +26,7 @@ from pinnersage_assets.warehouse.ledger import (
     EXPIRED,
     LEDGER,
     days_by_table,
+    has_ledger,
     last_write,
     record_expiry,
     record_partitions,
@@ -270,7 +271,7 @@ class PartitionIOManager(dg.ConfigurableIOManager):
         """Remember what had been written when the run began: what others write meanwhile it may not have read."""
         if Path(self.warehouse.database).exists():
             with self.warehouse.get_reader() as connection:
-                self._began = last_write(connection)
+                self._began = last_write(connection) if has_ledger(connection) else 0
 
     def handle_output(self, context: dg.OutputContext, obj: Rows | None) -> None:
         """Replace the run's partitions with the asset's rows."""
