@@ -20,17 +20,19 @@ from pinnersage_assets.model.randomness import keyed_normal
 
 # K is the largest that keeps the recall of pairs exactly at the threshold; K may depend on the threshold, but not on
 # the number of vectors, which grows from day to day. At 0.97 a plane leaves a pair together with probability 0.922, so
-# K = 31: 0.922^31 = 0.08 a table, 1 - (1 - 0.08)^64 = 0.995 in all, and 0.9999 at 0.98. Pins of one topic, at 0.84 or
-# so, share a code with probability 0.002 a table, unlike ones with 10^-9. Half as many tables (K = 23: 0.01 a table)
-# are a quarter faster for 300,000 pins of 2,000 topics and slower for 1,000,000: pairs within topics take over.
+# K = 36: 0.922^36 = 0.053 a table, 1 - (1 - 0.053)^64 = 0.97 in all, 0.998 at 0.98 and 0.99997 at 0.985. Pins of one
+# topic, at 0.84 or so, share a code with probability 0.0007 a table, unlike ones with 10^-11. It is them that a recall
+# of 0.995 costs (K = 31): three times as many pairs within topics, which take over from a million pins of 2,000 topics
+# on. Half as many tables (K = 27) have twice as many of them.
 TABLES = 64
-RECALL_AT_THRESHOLD = 0.995
-_MOST_BITS = 32  # of a code, an unsigned 32-bit integer
+RECALL_AT_THRESHOLD = 0.97
+_MOST_BITS = 40  # of a code: more planes cost more than the pairs that they would keep apart
 
-# A shared code still says little about a crowd of pins at 0.9. The codes of some tables (one cache line a vector)
-# differ in a binomial number of bits; pairs beyond this many standard deviations above the mean at the threshold are
-# not proposed: 3 pairs in 100,000 at the threshold itself, practically none nearer.
-_SKETCH_TABLES = 16
+# A shared code still says little about a crowd of pins at 0.9. The first sides of a vector, one cache line, differ from
+# another's in a binomial number; pairs beyond this many standard deviations above the mean at the threshold are not
+# proposed: 3 pairs in 100,000 at the threshold itself, practically none nearer.
+_SKETCH_BITS = 512
+SKETCH_WORDS = _SKETCH_BITS // 64
 _SKETCH_DEVIATIONS = 4.0
 
 # Sums of a matrix product are rounded differently in blocks of different shapes, so the side of a vector close to a
@@ -39,7 +41,8 @@ _SKETCH_DEVIATIONS = 4.0
 # whatever the order of the summands. Planes have odd coordinates, so that no plane contains an axis.
 _EXACT = 2.0**24
 _PLANE_STEPS = 8  # of a coordinate, a standard deviation
-_ROWS_AT_ONCE = 2048  # vectors hashed together: 16 MB of products
+_ROWS_AT_ONCE = 2048  # vectors hashed together: 18 MB of products
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: multiples of it spread evenly (Knuth, 6.4)
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,31 @@ class HashTables:
     bits: int
     most_different: int
 
-    def codes(self, vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
-        """Compute (rows, TABLES) uint32 codes of (rows, d) float32 unit vectors, of each row by itself."""
-        codes = np.empty((len(vectors), TABLES), dtype=np.uint32)
-        sides = np.zeros((min(_ROWS_AT_ONCE, len(vectors)), TABLES, _MOST_BITS), dtype=np.bool_)
-        for start in range(0, len(vectors), _ROWS_AT_ONCE):
-            block = np.rint(vectors[start : start + _ROWS_AT_ONCE] * np.float32(self.scale))
-            products = (block @ self.planes.T).reshape(len(block), TABLES, self.bits)
-            np.greater_equal(products, 0, out=sides[: len(block), :, : self.bits])
-            packed = np.packbits(sides[: len(block)], axis=2)
-            codes[start : start + _ROWS_AT_ONCE] = packed.view(np.uint32)[:, :, 0]
-        return codes
+    def hashes(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Compute codes and sketches of (rows, d) float32 unit vectors, of each row by itself.
 
-    def are_candidates(self, left: NDArray[np.uint32], right: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Say of each pair of codes, (pairs, TABLES) or broadcast to it, whether it is a candidate; (pairs,)."""
-        return (left == right).any(axis=1) & self.have_like_sketches(sketches(left), sketches(right))
+        Returns:
+            codes: (rows, TABLES) uint32.
+            sketches: (rows, SKETCH_WORDS) uint64, the sides of the first planes.
+        """
+        codes = np.empty((len(vectors), TABLES), dtype=np.uint32)
+        sketches = np.zeros((len(vectors), SKETCH_WORDS * 8), dtype=np.uint8)
+        wide = np.zeros((min(_ROWS_AT_ONCE, len(vectors)), TABLES, 64), dtype=np.bool_)
+        for start in range(0, len(vectors), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            block = np.rint(vectors[part] * np.float32(self.scale))
+            sides = block @ self.planes.T >= 0
+            wide[: len(block), :, : self.bits] = sides.reshape(len(block), TABLES, self.bits)
+            packed = np.packbits(wide[: len(block)], axis=2).view(np.uint64)[:, :, 0]
+            # Half of the bits of a product, those which depend on all sides: that unlike sides have equal codes, for
+            # one pair in 2^32, only makes a candidate more.
+            codes[part] = (packed * _ODD) >> np.uint64(32)
+            first = np.packbits(sides[:, :_SKETCH_BITS], axis=1)
+            sketches[part, : first.shape[1]] = first
+        return codes, sketches.view(np.uint64)
 
     def have_like_sketches(self, left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Say the same of pairs of sketches whose codes are known to meet in a table; (pairs,)."""
+        """Say of pairs of sketches, (pairs, SKETCH_WORDS) each, whose codes meet, if they are candidates; (pairs,)."""
         return np.bitwise_count(left ^ right).sum(axis=1, dtype=np.uint16) <= self.most_different
 
 
@@ -96,7 +106,7 @@ def hash_tables(threshold: float, dimensions: int, seed: int) -> HashTables:
     longest = np.sqrt((planes**2).sum(axis=1, dtype=np.float64).max(initial=1.0))
     # Half of what is exact, the other half for norms a little above 1 and for rounding up.
     scale = 2.0 ** np.floor(np.log2(_EXACT / 2 / longest))
-    sketch_bits = _SKETCH_TABLES * bits
+    sketch_bits = min(_SKETCH_BITS, TABLES * bits)
     deviation = np.sqrt(sketch_bits * apart * (1 - apart))
     most_different = int(np.ceil(sketch_bits * apart + _SKETCH_DEVIATIONS * deviation))
     return HashTables(planes, float(scale), bits, most_different)
@@ -110,63 +120,73 @@ def _planes(number: int, dimensions: int, seed: int) -> NDArray[np.float32]:
     return planes.astype(np.float32)
 
 
-def sketches(codes: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Take the part of (rows, TABLES) codes by which most pairs that meet in a table are told to be unlike."""
-    return np.ascontiguousarray(codes[:, :_SKETCH_TABLES]).view(np.uint64)
-
-
 @dataclass(frozen=True)
 class Buckets:
     """The codes that left and right rows share in one table, and the rows that have them.
 
     Attributes:
-        left: (l,) int64, the left rows, bucket by bucket.
-        left_start, left_size: (buckets,) int64, where in `left` a bucket's rows start, and how many they are.
-        right, right_start, right_size: the same of the right rows.
+        rows: int64, bucket by bucket its left rows and then its right rows; other rows between buckets.
+        start: (buckets,) int64, where in `rows` a bucket's left rows start.
+        left_size, right_size: (buckets,) int64, how many of either side it has, one at least.
     """
 
-    left: NDArray[np.int64]
-    left_start: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    start: NDArray[np.int64]
     left_size: NDArray[np.int64]
-    right: NDArray[np.int64]
-    right_start: NDArray[np.int64]
     right_size: NDArray[np.int64]
 
     def pairs(
         self, buckets: NDArray[np.int64], pairs_at_once: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield all pairs of a left and a right row of some buckets, so many at once, or one left row's if more."""
-        size = self.left_size[buckets]
-        left = self.left[ranges(self.left_start[buckets], size)]
-        first, count = np.repeat(self.right_start[buckets], size), np.repeat(self.right_size[buckets], size)
-        for start, end in batches(np.concatenate([[0], np.cumsum(count)]), pairs_at_once):
-            part = slice(start, end)
-            yield np.repeat(left[part], count[part]), self.right[ranges(first[part], count[part])]
+        start, size = self.start[buckets], self.left_size[buckets]
+        left = self.rows[ranges(start, size)]
+        first, count = np.repeat(start + size, size), np.repeat(self.right_size[buckets], size)
+        for begin, end in batches(np.concatenate([[0], np.cumsum(count)]), pairs_at_once):
+            part = slice(begin, end)
+            yield np.repeat(left[part], count[part]), self.rows[ranges(first[part], count[part])]
 
     def members(self, buckets: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield the left rows and the right rows of each of some buckets."""
-        for bucket in buckets:
-            left, right = self.left_start[bucket], self.right_start[bucket]
-            yield self.left[left : left + self.left_size[bucket]], self.right[right : right + self.right_size[bucket]]
+        for start, left_size, right_size in zip(
+            self.start[buckets], self.left_size[buckets], self.right_size[buckets], strict=True
+        ):
+            middle = start + left_size
+            yield self.rows[start:middle], self.rows[middle : middle + right_size]
 
 
 def shared_codes(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> Iterator[Buckets]:
-    """Find, table after table, which of (l, TABLES) and (r, TABLES) codes agree, without looking at all pairs."""
-    for table in range(TABLES):
-        left_codes, left_start, left_size, left_rows = _sorted_codes(left[:, table])
-        right_codes, right_start, right_size, right_rows = _sorted_codes(right[:, table])
-        _, in_left, in_right = np.intersect1d(left_codes, right_codes, assume_unique=True, return_indices=True)
-        yield Buckets(
-            left_rows, left_start[in_left], left_size[in_left], right_rows, right_start[in_right], right_size[in_right]
-        )
+    """Find, table after table, which of (TABLES, l) and (TABLES, r) codes agree, without looking at all pairs."""
+    # A key is a code, a side and a row, 32, 1 and 31 bits: one sort of them costs less than one of each side and a
+    # merge, and leaves the left rows of a code just before its right ones.
+    is_right = np.uint64(1) << np.uint64(31)
+    for left_codes, right_codes in zip(left, right, strict=True):
+        left_rows, right_rows = _may_be_shared(left_codes, right_codes)
+        keys = np.concatenate([left_codes[left_rows], right_codes[right_rows]]).astype(np.uint64)
+        keys <<= np.uint64(32)
+        keys |= np.concatenate([left_rows, right_rows]).view(np.uint64)
+        keys[len(left_rows) :] |= is_right
+        keys.sort()
+        differences = keys[1:] ^ keys[:-1]
+        # Where keys differ in no bit of the code, but in the side.
+        last_left = np.flatnonzero((differences >> np.uint64(31)) == 1)
+        last = np.append(np.flatnonzero(differences >= is_right * 2), len(keys) - 1)  # row of each code
+        bucket = np.searchsorted(last, last_left)
+        start = np.where(bucket > 0, last[bucket - 1] + 1, 0)
+        rows = (keys & (is_right - np.uint64(1))).view(np.int64)
+        yield Buckets(rows, start, last_left + 1 - start, last[bucket] - last_left)
 
 
-def _sorted_codes(
-    codes: NDArray[np.uint32],
-) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sort the rows by their codes: the distinct codes, where the rows of each start, how many they are, the rows."""
-    # One sort of code and row in one integer is faster than an argsort.
-    keys = np.sort((codes.astype(np.uint64) << np.uint64(32)) | np.arange(len(codes), dtype=np.uint64))
-    codes, rows = (keys >> np.uint64(32)).astype(np.uint32), (keys & np.uint64(2**32 - 1)).astype(np.int64)
-    start = np.flatnonzero(np.concatenate([np.ones(min(1, len(codes)), dtype=np.bool_), codes[1:] != codes[:-1]]))
-    return codes[start], start, np.diff(start, append=len(codes)), rows
+def _may_be_shared(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Leave out most rows whose code no row of the other side has: to ask costs less than to sort them."""
+    bits = min(32, (4 * max(len(left), len(right), 1)).bit_length())
+    left_places, right_places = left >> np.uint32(32 - bits), right >> np.uint32(32 - bits)
+    right_rows = np.flatnonzero(_marked(left_places, bits).take(right_places))
+    left_rows = np.flatnonzero(_marked(right_places[right_rows], bits).take(left_places))
+    return left_rows, right_rows
+
+
+def _marked(places: NDArray[np.uint32], bits: int) -> NDArray[np.bool_]:
+    marked = np.zeros(1 << bits, dtype=np.bool_)
+    marked[places] = True
+    return marked

@@ -17,9 +17,14 @@ THRESHOLD = 0.97  # the default
 def candidates(vectors, threshold, seed):
     """(rows, rows) bool: which pairs hashing proposes."""
     tables = hash_tables(threshold, vectors.shape[1], seed)
-    codes = tables.codes(vectors)
-    left, right = np.indices((len(vectors), len(vectors)))
-    return tables.are_candidates(codes[left.ravel()], codes[right.ravel()]).reshape(left.shape)
+    left, right = np.indices((len(vectors), len(vectors))).reshape(2, -1)
+    return are_candidates(tables, vectors[left], vectors[right]).reshape(len(vectors), len(vectors))
+
+
+def are_candidates(tables, left, right):
+    """Of each pair of vectors, whether hashing proposes it: a shared code, and sketches alike."""
+    (left_codes, left_sketches), (right_codes, right_sketches) = tables.hashes(left), tables.hashes(right)
+    return (left_codes == right_codes).any(axis=1) & tables.have_like_sketches(left_sketches, right_sketches)
 
 
 def one_after_another(vectors, threshold, proposed=None):
@@ -109,10 +114,10 @@ def test_pairs_at_the_threshold_itself_are_nearly_all_found(threshold):
     noise = unit(noise - (noise * left).sum(axis=1, keepdims=True) * left)
     right = unit((threshold + 1e-6) * left + np.sqrt(1 - threshold**2) * noise)
     tables = hash_tables(threshold, 128, seed=3)
-    found = tables.are_candidates(tables.codes(left), tables.codes(right)).mean()
-    assert found >= 0.99  # 0.995 expected, with a standard error of 0.001
+    found = are_candidates(tables, left, right).mean()
+    assert found >= 0.96  # 0.97 expected, with a standard error of 0.003
     if threshold < 0.99:
-        assert found <= 0.9985  # more tables, or shorter codes, than the recall needs
+        assert found <= 0.985  # more tables, or shorter codes, than the recall needs
 
 
 def test_codes_are_of_each_vector_alone_to_the_last_bit():
@@ -121,17 +126,25 @@ def test_codes_are_of_each_vector_alone_to_the_last_bit():
         # Coordinates of few digits lie in planes more often than any others would.
         vectors = unit(np.concatenate([rng.standard_normal((300, d)), rng.choice([1, 2, 100], size=(40, d))]))
         tables = hash_tables(THRESHOLD, d, seed=0)
-        codes = tables.codes(vectors)
+        codes, sketches = tables.hashes(vectors)
         integers = np.rint(vectors * np.float32(tables.scale)).astype(np.int64)
         sides = integers @ tables.planes.T.astype(np.int64) >= 0
-        expected = np.zeros((len(vectors), hyperplane_hashing.TABLES, 32), dtype=np.bool_)
-        expected[:, :, : tables.bits] = sides.reshape(len(vectors), -1, tables.bits)
-        np.testing.assert_array_equal(codes, np.packbits(expected, axis=2).view(np.uint32)[:, :, 0])
+        np.testing.assert_array_equal(
+            np.unpackbits(sketches.view(np.uint8), axis=1), sides[:, : sketches.shape[1] * 64]
+        )
+        for table, sides_of_table in enumerate(np.split(sides, hyperplane_hashing.TABLES, axis=1)):
+            _, number = np.unique(sides_of_table, axis=0, return_inverse=True)
+            assert_same_groups(codes[:, table], number)
         largest = np.linalg.norm(integers, axis=1).max() * np.linalg.norm(tables.planes, axis=1).max()
         assert largest < 2**24  # so every partial sum is exact in float32
         for rows in (1, 3, 17):
             parts = np.array_split(vectors, len(vectors) // rows)
-            np.testing.assert_array_equal(np.concatenate([tables.codes(part) for part in parts]), codes)
+            np.testing.assert_array_equal(np.concatenate([tables.hashes(part)[0] for part in parts]), codes)
+            np.testing.assert_array_equal(np.concatenate([tables.hashes(part)[1] for part in parts]), sketches)
+
+
+def assert_same_groups(left, right):
+    np.testing.assert_array_equal(left[:, None] == left, right[:, None] == right)
 
 
 def test_another_seed_proposes_other_pairs_and_the_same_seed_the_same():
@@ -229,14 +242,14 @@ def assert_nearest(vectors, threshold, proposed, representatives, new, joins):
 
 def test_a_few_new_pins_do_not_take_the_codes_of_all_earlier_ones(monkeypatch):
     hashed = []
-    codes = hyperplane_hashing.HashTables.codes
+    hashes = hyperplane_hashing.HashTables.hashes
 
     def count(tables, vectors):
         hashed.append(len(vectors))
-        return codes(tables, vectors)
+        return hashes(tables, vectors)
 
     vectors, originals = planted_pins(3, 5000, 64)
-    monkeypatch.setattr(hyperplane_hashing.HashTables, "codes", count)
+    monkeypatch.setattr(hyperplane_hashing.HashTables, "hashes", count)
     new, representatives, _ = nearest_representatives(vectors, THRESHOLD, 4900)
     np.testing.assert_array_equal(representatives[originals[new] == representatives], originals[new])
     assert 0 < sum(hashed) <= 2 * 100
