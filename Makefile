@@ -10,7 +10,7 @@ export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
 RUN := .venv/bin/python -m pinnersage_assets
 EXTRAS ?= dev
 
-.PHONY: help install demo dev serve backfill sql test test-all bench lint clean
+.PHONY: help install demo dev serve backfill erase sql test test-all bench lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ backfill: $(INSTALLED) $(HOME_FILE)  ## All for FROM=YYYY-MM-DD TO=YYYY-MM-DD; A
 	@test -n "$(STALE)" -o -n "$(FROM)" -a -n "$(TO)" \
 		|| { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10, or STALE=1" >&2; exit 2; }
 	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO)) $(if $(AGAIN),--again) $(if $(STALE),--stale)
+
+erase: $(INSTALLED) $(HOME_FILE)  ## Erase users from every table, file and store: USERS="17 42"
+	@test -n "$(USERS)" || { echo 'say whom: make erase USERS="17 42"' >&2; exit 2; }
+	@$(RUN) erase $(USERS)
 
 sql: $(INSTALLED)  ## A prompt for SQL on the published copy
 	@$(RUN) sql

@@ -121,6 +121,19 @@ def _end_with(parent: int, stop: threading.Event) -> None:
 
 
 @main.command()
+@click.argument("users", nargs=-1, type=int)
+@click.option("--original", "originals", multiple=True, help="An id as it was imported, where those are no integers.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(users: tuple[int, ...], originals: tuple[str, ...], yes: bool) -> None:
+    """Erase users from every table, file and store, and search for them again."""
+    if not users and not originals:
+        raise click.UsageError("say whom: erase 17 42, or erase --original alice@example.com")
+    if not yes:
+        click.confirm("What is erased cannot be had back. Erase?", abort=True)
+    _erase([*users], [*originals])
+
+
+@main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--user", "user_column", required=True, help="Column that says who acted.")
 @click.option("--item", "item_column", required=True, help="Column that says on what.")
@@ -238,6 +251,39 @@ def _backfill_stale() -> None:
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"[{seconds:6.1f} s] {'Nothing is stale any more.' if anything else 'Nothing is stale.'}")
+
+
+def _erase(user_ids: list[int], originals: list[str]) -> None:
+    import dagster as dg
+
+    from pinnersage_assets.erasure import erase_users
+    from pinnersage_assets.partitions import ENVIRONMENT, SETTINGS
+    from pinnersage_assets.resources import build_resources
+    from pinnersage_assets.serving.consumer import alone
+    from pinnersage_assets.serving.store import StoreError
+    from pinnersage_assets.sources.dictionaries import known_numbers
+
+    data = ENVIRONMENT.data_dir
+    user_ids += known_numbers(data / "landing", "users", originals)
+    under_way = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    with dg.DagsterInstance.get() as instance:
+        running = instance.get_runs(dg.RunsFilter(statuses=under_way))
+    if running:
+        raise click.ClickException(
+            f"run {running[0].run_id} is in progress: it would write what is erased. End it first"
+        )
+    try:
+        with alone(data / "serving"):
+            erased = erase_users(build_resources(ENVIRONMENT, SETTINGS)["warehouse"], SETTINGS.serving, user_ids)
+    except (StoreError, OSError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{'':45}{'found':>10}{'left':>10}")
+    for place in erased:
+        click.echo(f"{place.place:45}{place.found:>10,}{place.left:>10,}")
+    if ENVIRONMENT.source == "simulated":
+        click.echo("\nSimulated users come back with the next run over their days.")
+    elif any(place.found for place in erased):
+        click.echo("\nTables that count users together are stale now: make backfill STALE=1 makes them again.")
 
 
 def _told(runs: Iterable[object]) -> tuple[bool, float]:

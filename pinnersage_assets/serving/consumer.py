@@ -180,6 +180,22 @@ def consuming(
         StoreError: another consumer runs on this data directory.
     """
     folder = environment.data_dir / "serving"
+    with alone(folder):
+        store = open_store(settings.store, folder, now)
+        try:
+            stream = open_stream(settings, store, folder)
+            yield Consumer(store, stream, environment.data_dir, settings.grace_minutes, settings.remembered_days, now)
+        finally:
+            store.close()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Nobody else may consume events into a folder meanwhile.
+
+    Raises:
+        StoreError: somebody does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "consumer.lock").open("w") as lock:
         try:
@@ -189,9 +205,4 @@ def consuming(
             raise StoreError(
                 f"another consumer runs on {folder}; one is enough: end it first, or serve with --no-consume"
             ) from error
-        store = open_store(settings.store, folder, now)
-        try:
-            stream = open_stream(settings, store, folder)
-            yield Consumer(store, stream, environment.data_dir, settings.grace_minutes, settings.remembered_days, now)
-        finally:
-            store.close()
+        yield

@@ -10,6 +10,8 @@ together can tell, such as an id that comes twice (`store`).
 
 import datetime
 import json
+import re
+from collections.abc import Collection
 from typing import Annotated, NamedTuple
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -94,6 +96,16 @@ def parse(data: bytes, now: datetime.datetime) -> Event | str:
 def to_json(event: Event) -> bytes:
     """The event as producers send it, without the end of the line."""
     return json.dumps({**event._asdict(), "time": event.time.isoformat()}, ensure_ascii=False).encode()
+
+
+def is_about(data: bytes | str, user_ids: Collection[int]) -> bool:
+    """Whether a line is about one of these users: an event of theirs, or no event that holds such a number at all."""
+    try:
+        said = json.loads(data)["user_id"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = data if isinstance(data, str) else data.decode(errors="replace")
+        return any(int(number) in user_ids for number in re.findall(r"(?<![\w.-])-?\d{1,19}(?![\w.])", text))
+    return isinstance(said, int | str) and str(said) in map(str, user_ids)
 
 
 def _reason(error: ValidationError) -> str:

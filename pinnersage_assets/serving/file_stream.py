@@ -6,15 +6,16 @@ before it: a file that is cut or replaced is an error in the log, and is then re
 counted does not count again. A file that is read to its end may be deleted.
 """
 
+import contextlib
 import datetime
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
 
-from pinnersage_assets.serving.events import LARGEST_EVENT
+from pinnersage_assets.serving.events import LARGEST_EVENT, is_about
 from pinnersage_assets.serving.store import Position, StoreError, utc_now
 from pinnersage_assets.serving.stream import Batch, Line
 
@@ -88,6 +89,32 @@ class FileStream:
             raise StoreError(f"{path} cannot be appended to: {error}. Make room, and send the events again") from error
         finally:
             os.close(file)
+
+    def search(self, user_ids: Collection[int]) -> int:
+        """As of `Stream`."""
+        with _failing_on(self._folder):
+            return sum(1 for name in self._files() for _ in _lines_about(self._folder / name, user_ids))
+
+    def erase(self, user_ids: Collection[int], position: Position) -> Position:
+        """As of `Stream`; lines become blanks, so that producers that append are not disturbed, nor places move."""
+        places = {}
+        with _failing_on(self._folder):
+            for name, (size, _) in self._files().items():
+                path = self._folder / name
+                lines = list(_lines_about(path, user_ids))
+                if not lines:
+                    continue
+                with path.open("r+b") as file:
+                    for start, length in lines:
+                        file.seek(start)
+                        file.write(b" " * length)
+                    file.flush()
+                    os.fsync(file.fileno())
+                offset, _ = _read_place(position.get(name) or "0:")
+                if 0 < offset <= size:
+                    before = _read_at(path, max(0, offset - _FINGERPRINTED), min(offset, _FINGERPRINTED))
+                    places[name] = f"{offset}:{_fingerprint(before)}"
+        return places
 
     def _read_what_is_there(self, most: int) -> Batch:
         files = self._files()
@@ -206,6 +233,25 @@ class FileStream:
             self._complaints[name] = problem
             shown = os.fsencode(name).decode(errors="backslashreplace")
             _log.error("%s %s", self._folder / shown, problem)
+
+
+@contextlib.contextmanager
+def _failing_on(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"a file of {folder} cannot be read or written: {error}") from error
+
+
+def _lines_about(path: Path, user_ids: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Where lines about some users start, and how long they are without their ends."""
+    start = 0
+    with path.open("rb") as file:
+        for line in file:
+            text = line.rstrip(b"\n")
+            if is_about(text, user_ids):
+                yield start, len(text)
+            start += len(line)
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

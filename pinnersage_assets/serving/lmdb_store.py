@@ -34,7 +34,7 @@ from typing import Any, TypeAlias
 import lmdb
 
 from pinnersage_assets.files import remove_leftovers, written_atomically
-from pinnersage_assets.serving.events import Event
+from pinnersage_assets.serving.events import Event, is_about
 from pinnersage_assets.serving.packing import (
     MICROSECONDS_A_DAY,
     EventColumns,
@@ -331,6 +331,24 @@ class LmdbStore:
                 transaction.delete(key, db=tables["refused"])
                 transaction.delete(Refused.from_json(value).key, db=tables["refusals"])
 
+    # --- Erasure
+
+    def search(self, user_ids: Collection[int]) -> int:
+        with self._reading() as (transaction, tables):
+            events = sum(table != "refusals" for table, _ in _about(transaction, tables, user_ids))
+        known = (self.read_user(version, user_id) for version in self.versions() for user_id in user_ids)
+        return events + sum(user is not None for user in known)
+
+    def erase(self, user_ids: Collection[int]) -> None:
+        with self._writing() as (transaction, tables):
+            for table, key in list(_about(transaction, tables, user_ids)):
+                transaction.delete(key, db=tables[table])
+        for version in self.versions():
+            if any(self.read_user(version, user_id) is not None for user_id in user_ids):
+                with self._snapshot(version).begin() as transaction:
+                    users = ((unpack_integer(key), decode(value)) for key, value in transaction.cursor())
+                    self.write_snapshot(version, (user for user in users if user[0] not in user_ids))
+
     def close(self) -> None:
         self._snapshots_open.clear()
         self._events_open = None
@@ -429,6 +447,22 @@ def _forget_all(transaction: _Transaction, tables: _Tables, key: bytes, value: b
     _forget_event(transaction, tables, key, value)
     transaction.delete(key[_LANDING.size + 8 :], db=tables["ids"])
     transaction.delete(key, db=tables["landed"])
+
+
+def _about(transaction: _Transaction, tables: _Tables, user_ids: Collection[int]) -> Iterator[tuple[str, bytes]]:
+    """Tables and keys of all that is about some users."""
+    users = set(map(pack_integer, user_ids))
+    for user in users:
+        yield from (("events", key) for key, _ in _range(transaction, tables["events"], user))
+    for table, place in (("waiting", 0), ("landed", 0), ("ids", 8)):
+        for key, value in _range(transaction, tables[table], b""):
+            if value[place : place + 8] in users:
+                yield table, key
+    for key, value in _range(transaction, tables["refused"], b""):
+        refused = Refused.from_json(value)
+        if is_about(refused.data, user_ids):
+            yield "refused", key
+            yield "refusals", refused.key
 
 
 def _totals(transaction: _Transaction, tables: _Tables) -> Committed:

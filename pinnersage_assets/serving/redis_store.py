@@ -38,7 +38,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pinnersage_assets.serving.events import Event
+from pinnersage_assets.serving.events import Event, is_about
 from pinnersage_assets.serving.packing import (
     EventColumns,
     PackedEvent,
@@ -379,6 +379,43 @@ class RedisStore:
                     pipeline.srem(_key("refusals"), *(row[:16] for row in some))
                 pipeline.zremrangebyscore(_key("refused"), "-inf", through)
                 pipeline.execute()
+
+    # --- Erasure
+
+    def search(self, user_ids: Collection[int]) -> int:
+        with self._failing():
+            return sum(len(members) for key, members in self._about(user_ids) if key != _key("refusals"))
+
+    def erase(self, user_ids: Collection[int]) -> None:
+        with self._failing():
+            for key, members in self._about(user_ids):
+                remove = {b"hash": self.client.hdel, b"zset": self.client.zrem, b"set": self.client.srem}
+                for some in _chunks(members):
+                    remove[self.client.type(key)](key, *some)
+            for day in self.client.smembers(_key("waiting")):
+                if not self.client.exists(_key("waiting", day.decode())):
+                    self.client.srem(_key("waiting"), day)
+
+    def _about(self, user_ids: Collection[int]) -> Iterator[tuple[str, list[bytes]]]:
+        """Keys, and the members of each that are about some users."""
+        users = set(map(pack_integer, user_ids))
+        ids = {name for name, known in self.client.hscan_iter(_key("ids"), count=_AT_ONCE) if known[8:16] in users}
+        yield _key("ids"), list(ids)
+        days = (_key("waiting", day.decode()) for day in self.client.smembers(_key("waiting")))
+        landings = map(_landed_key, _landings(self.client.smembers(_key("landed"))))
+        for key in itertools.chain(days, landings):
+            # Of a scan a member may come twice.
+            rows = {row for row, _ in self.client.zscan_iter(key, count=_AT_ONCE)}
+            yield key, [row for row in rows if id_and_user(row)[1] in users]
+        for user_id in user_ids:
+            yield _key("user", user_id), self.client.zrange(_key("user", user_id), 0, -1)
+        for version in self.versions():
+            key = _key("snapshot", version)
+            yield key, [user for user in users if self.client.hexists(key, user)]
+        refused = self.client.zrange(_key("refused"), 0, -1)
+        refused = [row for row in refused if is_about(Refused.from_json(row[16:]).data, user_ids)]
+        yield _key("refused"), refused
+        yield _key("refusals"), [row[:16] for row in refused]
 
     def close(self) -> None:
         self.client.close()

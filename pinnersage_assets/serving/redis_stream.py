@@ -9,11 +9,12 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import redis
 
+from pinnersage_assets.serving.events import is_about
 from pinnersage_assets.serving.redis_store import PREFIX, failing
 from pinnersage_assets.serving.store import Position, utc_now
 from pinnersage_assets.serving.stream import Batch, Line
@@ -125,6 +126,24 @@ class RedisStream:
                 if len(pipeline) >= _AT_ONCE:
                     pipeline.execute()
             pipeline.execute()
+
+    def search(self, user_ids: Collection[int]) -> int:
+        """As of `Stream`."""
+        with failing(self._place):
+            return sum(1 for _ in self._about(user_ids))
+
+    def erase(self, user_ids: Collection[int], position: Position) -> Position:
+        """As of `Stream`."""
+        with failing(self._place):
+            for entry in list(self._about(user_ids)):
+                self._client.xdel(STREAM, entry)
+        return {}
+
+    def _about(self, user_ids: Collection[int]) -> Iterator[bytes]:
+        first = "-"
+        while entries := self._client.xrange(STREAM, first, "+", count=_AT_ONCE):
+            yield from (entry for entry, fields in entries if any(is_about(v, user_ids) for v in fields.values()))
+            first = f"({entries[-1][0].decode()}"
 
     def _entries(self, after: str, most: int, block: int | None) -> list[tuple[bytes, dict | None]]:
         found = self._client.xreadgroup(GROUP, self._consumer, {STREAM: after}, count=most, block=block)

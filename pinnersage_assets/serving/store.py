@@ -242,6 +242,15 @@ class Store(Protocol):
     def drop_refused(self, through: int) -> None:
         """Forget what was refused up to a number, that included."""
 
+    def search(self, user_ids: Collection[int]) -> int:
+        """How many records there are of some users: of snapshots, of events in any state, and of what was refused."""
+
+    def erase(self, user_ids: Collection[int]) -> None:
+        """Remove all of these records.
+
+        Snapshots then hold something else than before. An erased event that comes again counts as new.
+        """
+
     def close(self) -> None:
         """Let go of files or connections."""
 

@@ -4,7 +4,7 @@ A stream delivers every event at least once: what has been read and not acknowle
 once is the store's business.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -66,6 +66,20 @@ class Stream(Protocol):
 
     def send(self, lines: Iterable[bytes]) -> None:
         """Put events, JSON each, into the stream; what producers in Python may use."""
+
+    def search(self, user_ids: Collection[int]) -> int:
+        """How many lines there are of some users, read or not."""
+
+    def erase(self, user_ids: Collection[int], position: Position) -> Position:
+        """Remove these lines.
+
+        Args:
+            user_ids: of whom.
+            position: as committed.
+
+        Returns:
+            What has to be committed instead: nothing comes again, and nothing is passed over.
+        """
 
 
 def open_stream(settings: "ServingSettings", store: Store, folder: Path) -> Stream:

@@ -37,6 +37,22 @@ def extended_dictionary(
     return pl.concat([dictionary, new.select(ids, "original")])
 
 
+def known_numbers(folder: Path, name: str, originals: list[str]) -> list[int]:
+    """The numbers that originals have.
+
+    Raises:
+        ValueError: one has none; names it.
+    """
+    path = dictionary_path(folder, name)
+    if not originals:
+        return []
+    known = read_table(path).filter(pl.col("original").is_in(originals)) if path.exists() else None
+    missing = set(originals) - set(known["original"] if known is not None else [])
+    if missing or known is None:
+        raise ValueError(f"no {name} were imported as {', '.join(map(repr, sorted(missing)))} (looked in {path})")
+    return known["id"].to_list()
+
+
 def _are_integers(texts: pl.Series) -> bool:
     return bool(texts.str.contains(_INTEGER).all()) and texts.cast(pl.Int64, strict=False).null_count() == 0
 

@@ -477,3 +477,44 @@ def test_several_threads_may_ask_one_store(store):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# --- Erasure
+
+
+def test_users_are_erased_whatever_became_of_their_events_and_others_are_not(store):
+    """Landed, claimed, waiting or refused; in a store of either kind."""
+    mine, yours = ([event(f"{user}-{day}", user, time=at(day, 1)) for day in (1, 2, 3)] for user in (5, -5))
+    said = [
+        Refused("no event", f"a.jsonl:{n}", text, NOW.isoformat())
+        for n, text in enumerate(('{"user_id": 5', "5.5, 15"))
+    ]
+    store.commit([*mine, *yours], {"a.jsonl": "7:x"}, said)
+    for day in DAYS[:2]:
+        assert store.claim(Landing(day, 0))
+    store.confirm(Landing(DAYS[0], 0))
+    found = store.search([5])
+    # Twice under the user and in its landing, once as an id, for each event; and a line that was refused.
+    assert found == 3 * 3 + 1
+    others = store.search([-5])
+
+    store.erase([5])
+
+    assert store.search([5]) == 0
+    assert len(store.recent(5, at(1))) == 0
+    assert store.search([-5]) == others
+    assert rows(store.recent(-5, at(1))) == [row(one) for one in yours]
+    for day, one in zip(DAYS[:2], yours, strict=False):
+        assert rows(store.events_of(Landing(day, 0))) == [row(one)]
+    assert [one.data for _, one in store.refused(9)] == ["5.5, 15"]
+    assert store.unconfirmed() == [Landing(DAYS[1], 0)]
+    assert store.days_waiting() == DAYS[2:]
+    assert store.position() == {"a.jsonl": "7:x"}
+    # What is sent again counts as new, and nothing else does.
+    assert store.commit([*mine, *yours], None) == Committed(new=3, repeated=3)
+
+
+def test_a_day_of_which_nothing_waits_after_erasure_does_not_wait(store):
+    store.commit([event("a", 5)], None)
+    store.erase([5])
+    assert store.days_waiting() == []

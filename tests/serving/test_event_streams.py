@@ -340,3 +340,37 @@ def test_a_server_that_is_away_is_an_error(tmp_path, server):
     stream._client.connection_pool.disconnect()
     with pytest.raises(StoreUnavailableError, match="here cannot be reached"):
         stream.resume({})
+
+
+# --- Erasure
+
+LINES = [b'{"user_id": 5, "event_id": "a"}', b'{"user_id": 6, "pin_id": 5}', b"5, cut", b'{"user_id": 7}']
+
+
+def test_lines_of_erased_users_are_gone_from_files_and_the_rest_is_read_once(folder):
+    path = folder / "a.jsonl"
+    append(path, b"\n".join(LINES[:3]) + b"\n")
+    stream = reader(folder)
+    position = dict(stream.read(2, 0).position)
+    append(path, LINES[3] + b"\n" + LINES[0] + b"\n")
+    size = path.stat().st_size
+    assert stream.search([5]) == 3
+
+    position |= stream.erase([5], position)
+
+    assert stream.search([5]) == 0
+    assert path.stat().st_size == size
+    assert [line.strip() for line in path.read_bytes().split(b"\n") if line.strip()] == [LINES[1], LINES[3]]
+    assert data(reader(folder, position).read(9, 0)) == [LINES[3]]
+
+
+def test_lines_of_erased_users_are_gone_from_a_server(server):
+    stream = RedisStream(server.store().client, server.address)
+    stream.resume({})
+    stream.send(LINES)
+    assert len(stream.read(1, 0).lines) == 1
+    assert stream.search([5]) == 2
+    assert stream.erase([5], {}) == {}
+    assert stream.search([5]) == 0
+    stream.resume({})
+    assert [line for line in read_all(stream) if line] == [LINES[1], LINES[3]]
