@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import duckdb
+import polars as pl
 import pytest
+
+from pinnersage_assets.serving.consumer import alone
 
 
 def run(tmp_path, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess:
@@ -61,3 +64,36 @@ def test_the_prompt_runs_all_of_a_script(tmp_path):
 
 def test_the_prompt_says_what_makes_the_copy(tmp_path):
     assert "`make demo` or the daily job makes it" in run(tmp_path, "sql").stderr
+
+
+def test_erasure_tells_what_was_found_and_that_nothing_is_left(tmp_path):
+    folder = tmp_path / "landing" / "actions" / "dt=2026-01-01"
+    folder.mkdir(parents=True)
+    rows = pl.DataFrame({"user_id": [17, 17, 4], "pin_id": [1, 2, 1], "action": "repin"})
+    rows.write_parquet(folder / "a.parquet")
+    (tmp_path / "landing" / "dictionaries").mkdir()
+    names = pl.DataFrame({"id": [4, 17], "original": ["bob", "alice"]})
+    names.write_parquet(tmp_path / "landing" / "dictionaries" / "users.parquet")
+    landing = {"PINNERSAGE_SOURCE": "landing"}
+
+    refused = run(tmp_path, "erase", "--original", "carol", "--yes", **landing)
+    assert refused.returncode == 1
+    assert "no users were imported as 'carol'" in refused.stderr
+    assert run(tmp_path, "erase", "17", stdin="n\n", **landing).returncode == 1
+    assert pl.read_parquet(folder / "a.parquet").equals(rows)
+
+    done = run(tmp_path, "erase", "--original", "alice", "--yes", **landing)
+    assert done.returncode == 0, done.stderr
+    found = {line[:45].strip(): line[45:].split() for line in done.stdout.splitlines()[1:] if line[45:].split()}
+    assert found["landing files, rows"] == ["2", "0"]
+    assert found["dictionary of users, names"] == ["1", "0"]
+    assert "make backfill STALE=1" in done.stdout
+    assert pl.read_parquet(folder / "a.parquet")["user_id"].to_list() == [4]
+
+
+def test_nobody_is_erased_while_events_are_taken_in(tmp_path):
+    with alone(tmp_path / "serving"):
+        done = run(tmp_path, "erase", "17", "--yes")
+    assert done.returncode == 1
+    assert "another consumer runs" in done.stderr
+    assert "Traceback" not in done.stderr
