@@ -66,6 +66,8 @@ sql: $(INSTALLED)  ## A prompt for SQL on the published copy
 
 # As many workers as a small machine has processors: with more threads each they would wait for each other.
 test test-all: export OPENBLAS_NUM_THREADS = 1
+# Tests write thousands of small files, and sync most: in memory, where there is room, nobody waits for a disk.
+test test-all: export PYTEST_DEBUG_TEMPROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000 {print "/dev/shm"}')
 
 test: $(INSTALLED)  ## The tests that gate a change
 	@.venv/bin/ruff check .

@@ -263,6 +263,7 @@ def test_a_backfill_that_is_done_has_nothing_left_to_do(undisturbed):
     assert list(undisturbed.backfilling(LAST, LAST)) == []
 
 
+@pytest.mark.slow
 def test_a_backfill_that_fails_and_is_killed_resumes_and_ends_with_the_same_rows(undisturbed, tmp_path, monkeypatch):
     world = landed_world(tmp_path / "data")
     # A bad file in the window stops the run of many days ...

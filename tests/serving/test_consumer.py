@@ -262,7 +262,8 @@ def a_process(processes, *arguments):
     return process
 
 
-STREAMS = [("lmdb", "files"), ("redis", "files"), ("redis", "redis")]
+# Each store and each stream in the gate, all pairs in the long suite.
+STREAMS = [("lmdb", "files"), pytest.param("redis", "files", marks=pytest.mark.slow), ("redis", "redis")]
 
 
 @pytest.mark.parametrize(("kind", "stream_kind"), STREAMS)

@@ -287,6 +287,7 @@ def test_buckets_make_no_difference_to_what_is_retrieved(retrieve, index):
             assert_frame_equal(others, rows, check_exact=False, rel_tol=0, abs_tol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_condition_holds_wherever_kernels_run(retrieve):
     engine = {"kind": "processes", "workers": 2, "rows_a_bucket": 800}
     expected, _ = retrieve("three shards", ONLY_EVEN, kind="in_process", rows_a_bucket=800)
