@@ -4,6 +4,7 @@ import dagster as dg
 
 from pinnersage_assets.alerts import failed_runs
 from pinnersage_assets.jobs import EXECUTOR, JOBS, changed_landing_files, daily_schedule, landed_events
+from pinnersage_assets.lateness import late_days, yesterday_is_published
 from pinnersage_assets.lineage import (
     clean_up,
     corpus,
@@ -69,10 +70,10 @@ def _build() -> dg.Definitions:
         assets.append(last([spec for asset in assets for spec in asset.specs]))
     return dg.Definitions(
         assets=dg.with_source_code_references(dg.map_asset_specs(_described, assets)),
-        asset_checks=[_checked(spec) for asset in assets for spec in asset.specs],
+        asset_checks=[*(_checked(spec) for asset in assets for spec in asset.specs), yesterday_is_published],
         jobs=JOBS,
         schedules=[daily_schedule],
-        sensors=[landed_events, changed_landing_files, failed_runs],
+        sensors=[landed_events, changed_landing_files, late_days, failed_runs],
         resources=build_resources(ENVIRONMENT, SETTINGS),
         executor=EXECUTOR,
     )

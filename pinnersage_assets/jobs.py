@@ -13,7 +13,8 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 
-from pinnersage_assets.partitions import DAILY
+from pinnersage_assets.lateness import yesterday_is_published
+from pinnersage_assets.partitions import DAILY, HOUR
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.sources.landing import day_folder
 from pinnersage_assets.sources.source import Source
@@ -30,7 +31,11 @@ def _job(name: str, selection: dg.AssetSelection, description: str):
     return dg.define_asset_job(name, selection=selection, executor_def=EXECUTOR, description=description)
 
 
-daily = _job("daily", dg.AssetSelection.all(), "All assets of one day, their checks, and the copy that people query.")
+daily = _job(
+    "daily",
+    dg.AssetSelection.all() - dg.AssetSelection.checks(yesterday_is_published),
+    "All assets of one day, their checks, and the copy that people query.",
+)
 
 raw_and_staging = _job(
     "raw_and_staging", dg.AssetSelection.groups("raw", "staging"), "What came in, cleaned: many days in one run."
@@ -61,8 +66,8 @@ JOBS = [daily, raw_and_staging, pins, near_duplicates, users_and_retrieval]
 daily_schedule = dg.build_schedule_from_partitioned_job(
     daily,
     name="daily_schedule",
-    description="Materialises yesterday's partition of everything, at 01:00 UTC.",
-    hour_of_day=1,
+    description=f"Materialises yesterday's partition of everything, at {HOUR:02}:00 UTC.",
+    hour_of_day=HOUR,
     minute_of_hour=0,
 )
 
@@ -73,7 +78,7 @@ daily_schedule = dg.build_schedule_from_partitioned_job(
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Asks for the daily job of every complete day (UTC) whose events the service has landed, and again "
     "when late ones have; of a day without events when a later one has landed. Use this, or the schedule, which asks "
-    "for yesterday at 01:00 whatever has landed; not both.",
+    f"for yesterday at {HOUR:02}:00 whatever has landed; not both.",
 )
 def landed_events(context: dg.SensorEvaluationContext, source: Source) -> dg.SensorResult | dg.SkipReason:
     """Compare the landed files, by name and size, with those of the cursor: a day is asked for once in each state."""

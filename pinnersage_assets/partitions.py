@@ -22,6 +22,9 @@ SETTINGS = load_settings(ENVIRONMENT.data_dir / "settings.toml")
 
 DAILY = dg.DailyPartitionsDefinition(start_date=ENVIRONMENT.start_date.isoformat(), timezone="UTC")
 
+HOUR = 1
+"""The hour (UTC) at which the schedule asks for the day that is over."""
+
 # An offset that reaches back before any first partition; Dagster clips it there.
 _EVER = -36_500
 

@@ -420,6 +420,9 @@ class ChecksSettings(Section):
     judged_users: int = Field(
         100, ge=1, description="Users who must have been judged for baselines that did better to be a warning."
     )
+    hours_to_publish: float = Field(
+        3, gt=0, description="Hours after the schedule's time by which yesterday must have been published."
+    )
 
 
 class Settings(dg.ConfigurableResource, extra="forbid"):

@@ -78,6 +78,25 @@ def test_a_failed_run_is_posted_with_what_happened(failed, monkeypatch):
     assert "breaks: ValueError: the disk is full" in told["text"]
 
 
+def test_each_failed_run_is_posted_once(failed, monkeypatch):
+    instance, _ = failed
+    cursor = None
+
+    def tick_of_the_daemon():
+        nonlocal cursor
+        with dg.build_sensor_context(instance, cursor) as context:
+            cursor = failed_runs.evaluate_tick(context).cursor
+
+    with receiver() as (address, posted):
+        monkeypatch.setenv("PINNERSAGE_FAILURE_URL", address)
+        # What failed before the sensor was on is nobody's news.
+        tick_of_the_daemon()
+        later = [nightly.execute_in_process(instance=instance, raise_on_error=False) for _ in range(2)]
+        tick_of_the_daemon()
+        tick_of_the_daemon()
+    assert [told["run_id"] for told in posted] == [run.run_id for run in later]
+
+
 def test_without_an_address_nobody_is_told(failed, monkeypatch):
     monkeypatch.delenv("PINNERSAGE_FAILURE_URL", raising=False)
     assert "PINNERSAGE_FAILURE_URL is not set" in tick(failed).skip_message

@@ -41,6 +41,8 @@ def tables_of(job):
         (datetime.datetime(2026, 2, 1, 1, 0, tzinfo=UTC), "2026-01-31"),
         (datetime.datetime(2026, 1, 2, 1, 0, tzinfo=UTC), "2026-01-01"),
         (datetime.datetime(2028, 3, 1, 1, 0, tzinfo=UTC), "2028-02-29"),
+        # A day that has not ended is not asked for, whenever somebody tests the schedule.
+        (datetime.datetime(2026, 1, 31, 23, 59, tzinfo=UTC), "2026-01-30"),
         # Where clocks change, days are UTC nevertheless.
         (datetime.datetime(2026, 3, 30, 1, 0, tzinfo=UTC), "2026-03-29"),
     ],
@@ -48,6 +50,8 @@ def tables_of(job):
 def test_the_schedule_asks_for_yesterday_and_nothing_else(tick, partition):
     schedule, [request] = asked_for(tick)
     assert request.partition_key == partition
+    # By its key Dagster asks for a day once.
+    assert request.run_key == partition
     assert (request.job_name or schedule.job_name) == "daily"
 
 
@@ -69,10 +73,16 @@ def test_on_the_first_day_there_is_nothing_to_ask_for():
 def tick(folder, cursor=None, kind="landing"):
     """What the sensor answers: partitions asked for with their run keys, and the cursor; or why it asks for none."""
     source = Source(kind=kind, landing_folder=str(folder), start_date=str(START))
-    context = dg.build_sensor_context(cursor=cursor, resources={"source": source})
-    answer = defs.resolve_sensor_def("landed_events")(context)
-    if isinstance(answer, dg.SkipReason):
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(
+            instance, cursor, repository_def=defs.get_repository_def(), resources={"source": source}
+        ) as context,
+    ):
+        answer = defs.resolve_sensor_def("landed_events").evaluate_tick(context)
+    if answer.skip_message:
         return answer.skip_message
+    assert {request.tags["dagster/partition"] for request in answer.run_requests} <= set(DAILY.get_partition_keys())
     return {request.partition_key: request.run_key for request in answer.run_requests}, answer.cursor
 
 
@@ -122,6 +132,15 @@ def test_the_sensor_is_off_until_somebody_wants_it_and_runs_the_daily_job():
     sensor = defs.resolve_sensor_def("landed_events")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
     assert sensor.job_name == "daily"
+
+
+def test_nothing_else_asks_for_runs():
+    """Each of these has tests of what it asks for: here, in `test_backfill`, `test_lateness` and `test_alerts`."""
+    assert {schedule.name for schedule in defs.schedules} == {"daily_schedule"}
+    sensors = {"landed_events", "changed_landing_files", "late_days", "failed_runs"}
+    assert {sensor.name for sensor in defs.sensors} == sensors
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.evaluate_automation_conditions(defs, instance).total_requested == 0
 
 
 # --- Jobs
