@@ -22,6 +22,7 @@ from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
 from pinnersage_assets.warehouse.checks import checks_of_tests, table_checks
+from pinnersage_assets.warehouse.column_lineage import column_lineage, in_words
 from pinnersage_assets.warehouse.sql_models import load_sql_models
 from pinnersage_assets.warehouse.tables import all_tables
 
@@ -35,7 +36,14 @@ _OWNERS = dict.fromkeys(["raw", "staging", "operations"], "team:data-engineering
 def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
     """The asset as its table is described in schema.yml; the docstring of its function is for readers of the code."""
     table = all_tables()[".".join(spec.key.path)]
-    columns = [dg.TableColumn(c.name, c.type.lower(), c.description) for c in table.columns]
+    model = load_sql_models().get(table.key)
+    lineage = column_lineage(model, all_tables()) if model else None
+    origins = lineage.deps_by_column if lineage else {}
+    # Dagster's own UI has no place for lineage but descriptions.
+    columns = [
+        dg.TableColumn(c.name, c.type.lower(), f"{c.description} {in_words(origins.get(c.name, []))}".rstrip())
+        for c in table.columns
+    ]
     return spec.replace_attributes(
         group_name=table.schema,
         description=spec.description if spec.kinds & {"sql"} else table.description,
@@ -47,6 +55,7 @@ def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
         metadata={
             "dagster/table_name": table.key,
             "dagster/column_schema": dg.TableSchema(columns=columns),
+            **({"dagster/column_lineage": lineage} if lineage else {}),
         }
     )
 

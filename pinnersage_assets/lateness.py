@@ -35,14 +35,16 @@ def yesterday_is_published(context: dg.AssetCheckExecutionContext, settings: Set
     description=f"Warns, by the check {_NAME} of operations.publications, when a day has not been published in time. "
     "It starts no run, and so does not wait for one that hangs.",
 )
-def late_days(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult | dg.SkipReason:
+def late_days(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
     """Enter a result when it is another, and after each publication, of which the UI wants one newer than that."""
     result = _evaluate(context.instance, settings)
     last = context.instance.get_latest_materialization_event(_PUBLICATIONS)
     state = json.dumps([result["description"], last.timestamp if last else None])
-    if state == context.cursor:
-        return dg.SkipReason(result["description"])
-    return dg.SensorResult(asset_events=[dg.AssetCheckEvaluation(**result)], cursor=state)
+    return dg.SensorResult(
+        skip_reason=result["description"],
+        asset_events=[dg.AssetCheckEvaluation(**result)] if state != context.cursor else [],
+        cursor=state,
+    )
 
 
 def _evaluate(instance: dg.DagsterInstance, settings: Settings) -> dict[str, Any]:
