@@ -17,7 +17,7 @@ from pinnersage_assets.lineage import serving
 from pinnersage_assets.lineage.serving import delete_unnamed_snapshots
 from pinnersage_assets.serving.lmdb_store import LmdbStore
 from pinnersage_assets.serving.served_day import PINS_FOLDER, open_served_day
-from pinnersage_assets.serving.store import open_store
+from pinnersage_assets.serving.store import StoreUnavailableError, open_store
 from pinnersage_assets.settings import Settings
 
 TABLE = "serving.snapshot"
@@ -124,6 +124,22 @@ def test_a_store_that_gives_back_something_else_is_told(world, tmp_path, monkeyp
     [message] = failures(copy.run("daily", LAST, only=[TABLE])).values()
     assert "the store gives back SnapshotContent" in message
     assert "was written. Is it damaged?" in message
+
+
+def test_a_store_that_is_away_for_a_moment_is_asked_again(world, tmp_path, monkeypatch):
+    copy = world.copy(tmp_path / "data")
+    away = iter([True])
+
+    def open_late(*where):
+        if next(away, False):
+            raise StoreUnavailableError("nobody answers")
+        return open_store(*where)
+
+    monkeypatch.setattr(serving, "open_store", open_late)
+    result = copy.run("daily", LAST, only=[TABLE])
+    assert failures(result) == {}
+    assert [event.step_key for event in result.all_events if event.is_step_up_for_retry] == ["serving__snapshot"]
+    assert copy.status(TABLE, LAST) == "passed"
 
 
 def test_only_snapshots_that_a_row_names_are_kept(world, tmp_path):
