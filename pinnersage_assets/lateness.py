@@ -21,8 +21,8 @@ _PUBLICATIONS = dg.AssetKey(["operations", "publications"])
 @dg.asset_check(
     name=_NAME,
     asset=_PUBLICATIONS,
-    description=f"`checks.hours_to_publish` hours after {HOUR:02}:00 UTC yesterday has been published, or so this "
-    "Dagster instance remembers. The sensor `late_days` evaluates it.",
+    description=f"Yesterday was published within `checks.hours_to_publish` hours of {HOUR:02}:00 UTC, as far as this "
+    "Dagster instance knows. The sensor `late_days` evaluates it.",
 )
 def yesterday_is_published(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
     """For whoever executes it in the UI; no part of the daily job, whose own day may be any."""
