@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import duckdb
 
+from pinnersage_assets.warehouse.tables import all_tables
+
 LEDGER = "operations.partitions"
 
 UNCHECKED, PASSED, FAILED = "unchecked", "passed", "failed"
@@ -119,6 +121,21 @@ def unpublishable(connection: duckdb.DuckDBPyConnection, except_table: str) -> l
 
 
 def has_ledger(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether anything was ever written."""
-    here = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE database_name = current_database()"
-    return (LEDGER,) in connection.execute(here).fetchall()
+    """Whether anything was ever written.
+
+    Raises:
+        ValueError: by another version of this project, which kept another ledger.
+    """
+    here = (
+        "SELECT column_name FROM duckdb_columns() WHERE database_name = current_database() "
+        "AND schema_name || '.' || table_name = ?"
+    )
+    found = connection.execute(here, [LEDGER]).fetchall()
+    wanted = {column.name for column in all_tables()[LEDGER].columns}
+    if found and {column for (column,) in found} != wanted:
+        raise ValueError(
+            f"the warehouse was written by another version of this project: its {LEDGER} has other columns "
+            f"({', '.join(sorted({column for (column,) in found} ^ wanted))}). Begin a new data directory "
+            "(PINNERSAGE_DATA_DIR) and import or link the landing folders there, or go back to that version"
+        )
+    return bool(found)

@@ -104,3 +104,10 @@ def test_checks_that_find_nothing_wrong_with_no_rows_do_not_make_them_good(wareh
     assert statuses(ledger) == dict(zip(DAYS, (EXPIRED, PASSED, FAILED), strict=True))
     write(TABLE, DAYS[:1], rows(DAYS[:1]))
     assert statuses(ledger)[DAYS[0]] == PASSED
+
+
+def test_a_warehouse_of_another_version_says_so_and_what_to_do(warehouse):
+    with warehouse.get_connection() as connection:
+        connection.execute("CREATE SCHEMA operations; CREATE TABLE operations.partitions (table_name VARCHAR, dt DATE)")
+        with pytest.raises(ValueError, match=r"another version of this project.*run_id.*Begin a new data directory"):
+            has_ledger(connection)
