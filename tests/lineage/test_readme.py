@@ -1,17 +1,29 @@
 """What the README says is so: its queries run, and it lists every setting. Settings that pages give can be used."""
 
 import re
+import shlex
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from pinnersage_assets.__main__ import main
 from pinnersage_assets.settings import Section, Settings, load_settings
 
-README, OPERATIONS = (
-    (Path(__file__).parents[2] / name).read_text(encoding="utf-8") for name in ("README.md", "OPERATIONS.md")
-)
+ROOT = Path(__file__).parents[2]
+README, OPERATIONS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "OPERATIONS.md"))
 QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
+
+
+# In blocks and in the text, also where a line goes on in the next.
+COMMANDS = [
+    command.replace("\\\n", " ")
+    for command in re.findall(
+        r"(?:^|`)((?:make [a-z]|(?:\.venv/bin/)?python -m pinnersage_assets )(?:\\\n|[^`\n])*)",
+        README + OPERATIONS,
+        flags=re.M,
+    )
+]
 
 
 def settings_rows() -> list[str]:
@@ -35,6 +47,26 @@ def test_every_setting_is_in_the_readme_as_it_is():
 def test_settings_of_the_readme_can_be_used(text, tmp_path):
     (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
     assert load_settings(tmp_path / "settings.toml") != Settings()
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_a_command_of_the_readme_exists_with_its_options(command):
+    command = command.partition("#")[0]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    if command.startswith("make "):
+        _, target, *variables = shlex.split(command.partition(";")[0])
+        assert re.search(rf"^{re.escape(target)}:.*## ", makefile, flags=re.M), f"make help does not show {target}"
+        names = [variable.partition("=")[0] for variable in variables if "=" in variable]
+        assert all(f"$({name})" in makefile for name in names), names
+    else:
+        _, _, arguments = command.partition("pinnersage_assets")
+        name, *arguments = shlex.split(arguments)
+        options = {
+            option
+            for parameter in main.commands[name].params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert {argument for argument in arguments if argument.startswith("--")} <= options
 
 
 def test_the_readme_has_the_promised_queries():
