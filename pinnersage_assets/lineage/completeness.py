@@ -65,7 +65,8 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
         FROM missing AS m JOIN written AS w ON m.day BETWEEN w.dt + m.from_offset AND w.dt + m.to_offset
         GROUP BY w.dt, m.table_name
         """,
-        advice="Close the gap with `make backfill FROM={day} TO={day}`, which makes what has expired again too.",
+        advice="If another run is making these days, let it end: what it has written is checked a moment later. Close "
+        "the gap with `make backfill FROM={day} TO={day}`, which makes what has expired again too.",
         reads=tuple(inputs),
         parameters=parameters,
     )

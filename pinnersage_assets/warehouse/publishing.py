@@ -14,7 +14,7 @@ import duckdb
 
 from pinnersage_assets.files import sync
 from pinnersage_assets.warehouse.database import Warehouse
-from pinnersage_assets.warehouse.ledger import has_ledger, unpublishable
+from pinnersage_assets.warehouse.ledger import UNCHECKED, has_ledger, unpublishable
 
 _TABLES = "SELECT count(*) FROM duckdb_tables() WHERE NOT temporary AND database_name = current_database()"
 # How many partitions an error message lists.
@@ -29,6 +29,10 @@ UNNAMED_FOR_SECONDS = 24 * 3600
 
 class NotPublishableError(RuntimeError):
     """A partition has failed its checks, or they have not run."""
+
+
+class UnreadableCopyError(RuntimeError):
+    """The published copy cannot be read: by mistake somebody has opened it to write, for example."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,15 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
         if bad:
             listed = ", ".join(f"{p.table} {p.day} ({p.status})" for p in bad[:_LISTED])
             more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+            others = (
+                " If another run is making these days, let it end: what it has written is checked a moment later."
+                if any(p.status == UNCHECKED for p in bad)
+                else ""
+            )
             raise NotPublishableError(
-                f"not published: {listed}{more}. Their checks in the UI say what is wrong. Mend it, then materialise "
-                f"them again, with `make backfill FROM={bad[0].day} TO={bad[0].day}` if a gap was the cause. {target} "
-                "is as it was."
+                f"not published: {listed}{more}.{others} Their checks in the UI say what is wrong. Mend it, then "
+                f"materialise them again, with `make backfill FROM={bad[0].day} TO={bad[0].day}` if a gap was the "
+                f"cause. {target} is as it was."
             )
         tables = connection.execute(_TABLES).fetchall()[0][0]
         connection.execute("FORCE CHECKPOINT")
@@ -91,10 +100,17 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
 
 
 def named(warehouse: Warehouse, table: str, column: str) -> set[str]:
-    """What rows name, in the warehouse or in the published copy: files that somebody may still open."""
+    """What rows name, in the warehouse or in the published copy: files that somebody may still open.
+
+    Raises:
+        UnreadableCopyError: what the copy names is not known; the next publication replaces it.
+    """
     query = f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL"
     names = set(warehouse.read(query)[column])
     if Path(warehouse.published).exists():
-        with duckdb.connect(warehouse.published, read_only=True) as published:
-            names |= {name for (name,) in published.execute(query).fetchall()}
+        try:
+            with duckdb.connect(warehouse.published, read_only=True) as published:
+                names |= {name for (name,) in published.execute(query).fetchall()}
+        except duckdb.Error as error:
+            raise UnreadableCopyError(f"{warehouse.published} cannot be read: {error}") from error
     return names
