@@ -5,7 +5,10 @@ what has expired, but where a run that is to come reads it.
 """
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +128,7 @@ def backfill(
     done, expired = _days_with(warehouse, PASSED), _days_with(warehouse, EXPIRED)
     for run in plan_backfill(defs, done, expired, start, window_days, horizon_days, first, last, again):
         yield run
-        _execute(defs, instance, run)
+        _execute(defs, warehouse, instance, run)
 
 
 def plan_stale(
@@ -194,7 +197,7 @@ def backfill_stale(
             raise BackfillError(f"{run} was made again, and is stale still: see operations.stale_partitions")
         executed.add((run.job, run.first))
         yield run
-        _execute(defs, instance, run)
+        _execute(defs, warehouse, instance, run)
 
 
 def days_made(warehouse: Warehouse) -> dict[str, set[Day]]:
@@ -203,7 +206,7 @@ def days_made(warehouse: Warehouse) -> dict[str, set[Day]]:
     return {table: passed.get(table, set()) | expired.get(table, set()) for table in passed | expired}
 
 
-def _execute(defs: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun) -> None:
+def _execute(defs: dg.Definitions, warehouse: Warehouse, instance: dg.DagsterInstance, run: PlannedRun) -> None:
     partitions = run.partitions
     result = defs.resolve_job_def(run.job).execute_in_process(
         instance=instance,
@@ -223,9 +226,27 @@ def _execute(defs: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun
         reasons = [f"{event.step_key}: {_cause(event)}" for event in failed]
         reasons += [f"check {c.check_name} of {'.'.join(c.asset_key.path)}: {c.description}" for c in errors]
         raise BackfillError(
-            f"{run} failed (run {result.run_id}). " + "\n".join(reasons) + "\nMend the cause and call again: what is "
-            "done stays, and the rest goes on from here."
+            f"{run} failed (run {result.run_id}). " + "\n".join(reasons) + f"\n{_mending(reasons, warehouse)} and call "
+            "again: what is done stays, and the rest goes on from here."
         )
+
+
+# As the system puts it; most of those who write pass it on.
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+_HARDLY_ANY_BYTES = 1_000_000
+
+
+def _mending(reasons: Sequence[str], warehouse: Warehouse) -> str:
+    """What to do before the next call."""
+    folder = warehouse.data_folder
+    # A folder that could not even be made has its own reason.
+    free = shutil.disk_usage(folder).free if folder.exists() else _HARDLY_ANY_BYTES
+    if free >= _HARDLY_ANY_BYTES and not any(words in reason for reason in reasons for words in _FULL):
+        return "Mend the cause"
+    return (
+        f"The disk is full: {free / 1e6:,.0f} MB are free where {folder} is. Make room (`du -sh {folder}/*` says what "
+        "takes it, the settings under `retention` what is kept)"
+    )
 
 
 # By this tag the UI lists a run under its job; the location's name is that of workspace.yaml.
