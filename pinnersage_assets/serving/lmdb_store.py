@@ -26,6 +26,7 @@ import itertools
 import os
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ _AT_ONCE = 20_000
 _LARGEST_LANDING = 500_000
 # Snapshots that are kept open.
 _OPEN_AT_ONCE = 4
+# Seconds that a thread needs to close a file, at most.
+_CLOSED_WITHIN = 10
 _SUFFIX = ".lmdb"
 _LANDING = struct.Struct(">QI")
 _COUNTS = struct.Struct(">QQQ")
@@ -528,15 +531,36 @@ def _share(
 ) -> _Opened | None:
     """The file of that identity, opened; None where the path has become another file meanwhile."""
     with _sharing, _failing_on(path):
+        # While we waited the path may have become a file that another thread has opened since.
+        if not _is(path, identity):
+            return None
         opened = _shared.get(identity)
         if opened is None:
-            opened = _Opened(path, tables, **options)
-            with contextlib.suppress(FileNotFoundError):
-                if _identity(path)[0] == identity:
-                    _shared[identity] = opened
-                    return opened
-            return None
+            opened = _open(path, tables, options)
+            if not _is(path, identity):
+                # Closed before anybody else may open it.
+                opened.environment.close()
+                return None
+            _shared[identity] = opened
         return opened
+
+
+def _open(path: Path, tables: Sequence[str], options: dict[str, Any]) -> _Opened:
+    """Open a file that nobody refers to any more: who did last may be closing it still, for a moment."""
+    deadline = time.monotonic() + _CLOSED_WITHIN
+    while True:
+        try:
+            return _Opened(path, tables, **options)
+        except lmdb.Error as error:
+            if "already open in this process" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
+
+
+def _is(path: Path, identity: tuple[int, int, int]) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return _identity(path)[0] == identity
+    return False
 
 
 def _check_whole(environment: lmdb.Environment, path: Path, size: int) -> None:

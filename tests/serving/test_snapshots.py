@@ -166,17 +166,21 @@ def test_readers_go_on_while_the_next_one_is_written(store, address, tmp_path):
     store.write_snapshot("2026-03-01", versions[0].items())
     done, wrong, reads = threading.Event(), [], [0]
 
-    def read():
+    def read(anew):
         reader = open_store(address, tmp_path / "serving")
         while not done.is_set():
+            if anew:
+                # One lets go of a file while the other opens it.
+                reader.close()
+                reader = open_store(address, tmp_path / "serving")
             for user_id in (0, 150, 299):
                 found = reader.read_user("2026-03-01", user_id)
                 reads[0] += 1
                 if not any(same(found, version[user_id]) for version in versions):
                     wrong.append(found)
 
-    pool = ThreadPoolExecutor(2)
-    readers = [pool.submit(read) for _ in range(2)]
+    pool = ThreadPoolExecutor(3)
+    readers = [pool.submit(read, anew) for anew in (False, True, True)]
     for n in range(1, 15):
         store.write_snapshot("2026-03-01", versions[n % 2].items())
         store.write_snapshot(f"2026-04-{n:02}", versions[0].items())
