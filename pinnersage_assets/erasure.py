@@ -6,7 +6,6 @@ tables that count users together, which are stale afterwards, as after any other
 Nobody else may write meanwhile: no run, and no consumer where the store is files of this machine.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -24,7 +23,8 @@ from pinnersage_assets.serving.store import Refused, Store, open_store
 from pinnersage_assets.serving.stream import Stream, open_stream
 from pinnersage_assets.settings import ServingSettings
 from pinnersage_assets.sources.dictionaries import dictionary_path
-from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.sources.event_files import read_table
+from pinnersage_assets.warehouse.database import Warehouse, put_in_place
 from pinnersage_assets.warehouse.ledger import LEDGER
 
 
@@ -119,19 +119,17 @@ def _landing_files(folder: Path, user_ids: Collection[int]) -> _Place:
 
 
 def _dictionary(folder: Path, user_ids: Collection[int]) -> _Place:
-    path, theirs = (
-        dictionary_path(folder, "users"),
-        pl.col("id").is_in(list(user_ids)) & pl.col("original").is_not_null(),
-    )
+    path = dictionary_path(folder, "users")
+    theirs = pl.col("id").is_in(list(user_ids)) & pl.col("original").is_not_null()
 
     def search() -> int:
-        return pl.read_parquet(path).filter(theirs).height if path.exists() else 0
+        return read_table(path).filter(theirs).height if path.exists() else 0
 
     def erase() -> None:
         # The number stays taken: nobody else may get it.
         original = pl.when(~theirs).then(pl.col("original"))
         with written_atomically(path) as hidden:
-            pl.read_parquet(path).with_columns(original).write_parquet(hidden)
+            read_table(path).with_columns(original).write_parquet(hidden)
 
     return _Place("dictionary of users, names", search, erase)
 
@@ -172,8 +170,7 @@ def _is_refused_of(line: bytes, user_ids: Collection[int]) -> bool:
 _TABLES = """
     SELECT schema_name || '.' || table_name AS table_name,
         max(column_name) FILTER (column_name = 'user_id') AS user_column,
-        max(column_name) FILTER (data_type = 'JSON') AS json_column,
-        bool_or(column_name = 'dt') AS has_days
+        max(column_name) FILTER (data_type = 'JSON') AS json_column
     FROM duckdb_columns() WHERE NOT internal AND database_name = $database GROUP BY ALL ORDER BY ALL
 """
 
@@ -181,7 +178,7 @@ _TABLES = """
 def _conditions(connection: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:
     """Of every table which rows are about users; nothing that can be so is ``false``."""
     found = {}
-    for table, user_column, json_column, _ in connection.execute(_TABLES, {"database": database}).fetchall():
+    for table, user_column, json_column in connection.execute(_TABLES, {"database": database}).fetchall():
         ways = ["list_contains($users, user_id)"] if user_column else []
         if json_column:
             # Rows as they came, which staging refused: an id may be anything there.
@@ -232,10 +229,7 @@ def _write_without(
         hidden.unlink(missing_ok=True)
         raise
     hidden.chmod(target.stat().st_mode)
-    # DuckDB would replay a write-ahead log of the old file into the new one.
-    target.with_name(target.name + ".wal").unlink(missing_ok=True)
-    os.replace(hidden, target)
-    sync(target.parent)
+    put_in_place(hidden, target)
 
 
 def _correct_ledger(
@@ -271,6 +265,7 @@ def _warehouse(warehouse: Warehouse, store: Store, user_ids: Collection[int]) ->
     def erase() -> None:
         # The lock is held until the new file has the name.
         with warehouse.get_connection() as connection:
+            # Or letting go of the old file would remove the log of whoever writes the new one by then.
             connection.execute("FORCE CHECKPOINT")
             _write_without(connection, _current(connection), path, store, user_ids)
 

@@ -18,13 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pinnersage_assets.model.hyperplane_hashing import (
-    SKETCH_WORDS,
-    TABLES,
-    HashTables,
-    hash_tables,
-    shared_codes,
-)
+from pinnersage_assets.model.hyperplane_hashing import SKETCH_WORDS, TABLES, HashTables, hash_tables, shared_codes
 from pinnersage_assets.model.selected_vectors import SelectedVectors, Vectors
 
 # The cosine that decides is computed pair by pair in float64. Which pairs are worth one comes from float32 products,

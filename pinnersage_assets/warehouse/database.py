@@ -25,6 +25,8 @@ from dagster_duckdb import DuckDBResource
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pinnersage_assets.files import sync
+
 
 class WarehouseLockedError(RuntimeError):
     """Another process kept the database file for longer than we wait."""
@@ -131,6 +133,14 @@ class Warehouse(DuckDBResource):
             f"{self.lock_timeout_seconds:.0f} s. Close it there: only runs open this file. "
             f"Query {self.published} instead, which never blocks a run."
         )
+
+
+def put_in_place(new: Path, database: Path) -> None:
+    """Let a database file that is whole and synced replace another; who has the old one open keeps it until closing."""
+    # DuckDB would replay a write-ahead log that is left beside the old file into the new one, and fail.
+    database.with_name(database.name + ".wal").unlink(missing_ok=True)
+    os.replace(new, database)
+    sync(database.parent)
 
 
 def vectors_in_parts(

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from pinnersage_assets.files import sync
-from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.database import Warehouse, put_in_place
 from pinnersage_assets.warehouse.ledger import UNCHECKED, has_ledger, unpublishable
 
 _TABLES = "SELECT count(*) FROM duckdb_tables() WHERE NOT temporary AND database_name = current_database()"
@@ -89,13 +88,10 @@ def publish(warehouse: Warehouse, ledger_of: str) -> Publication:
                 os.fsync(copy.fileno())
             temporary.chmod(0o444)
             size = temporary.stat().st_size
-            # DuckDB would replay a write-ahead log that somebody left beside the old copy into the new one, and fail.
-            target.with_name(target.name + ".wal").unlink(missing_ok=True)
-            os.replace(temporary, target)
+            put_in_place(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync(target.parent)
     return Publication(tables, size, time.perf_counter() - started)
 
 

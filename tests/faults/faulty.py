@@ -1,6 +1,7 @@
 """What the tests of faults share: worlds of few rows, processes to be killed, and what must hold afterwards."""
 
 import multiprocessing
+import shutil
 import signal
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,11 @@ def is_whole(world: SmallWorld, undisturbed: SmallWorld, days: int = 3) -> None:
         recommended = published.execute("SELECT count(*) FROM retrieval.recommendations WHERE dt = ?", [last])
         assert recommended.fetchall() == [(len(expected[last, "retrieval.recommendations"]),)]
     assert list(world.data.glob("warehouse/scratch/*")) == []
+
+
+def forget_litter(world):
+    """Who is killed leaves a folder behind, which is deleted after a week."""
+    shutil.rmtree(world.data / "warehouse" / "scratch")
 
 
 KILLED = -signal.SIGKILL

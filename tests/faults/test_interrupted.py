@@ -3,14 +3,13 @@
 import itertools
 import os
 import random
-import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 import pytest
-from faulty import KILLED, PROCESSES, SmallWorld, is_whole
+from faulty import KILLED, PROCESSES, SmallWorld, forget_litter, is_whole
 from world import on
 
 from pinnersage_assets.warehouse import partitions
@@ -56,6 +55,5 @@ def test_a_backfill_of_thirty_days_killed_again_and_again_ends_like_one_that_was
             assert deaths < 30, "it gets nowhere"
         assert undisturbed.result() == 0
     assert deaths >= 3
-    # What killed runs leave goes after a week.
-    shutil.rmtree(world.data / "warehouse" / "scratch")
+    forget_litter(world)
     is_whole(world, expected, DAYS)

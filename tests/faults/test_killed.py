@@ -3,13 +3,12 @@
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from faulty import KILLED, LAST, PROCESSES, SmallWorld, is_whole
+from faulty import KILLED, LAST, PROCESSES, SmallWorld, forget_litter, is_whole
 
 from pinnersage_assets.warehouse import checks, partitions
 
@@ -125,8 +124,3 @@ def test_killed_in_every_stage_the_job_ends_with_the_rows_of_one_that_nothing_di
 
 # The index's file has a name at random; what is stale is judged while the day is in pieces.
 AT_RANDOM = {"retrieval.hnsw_index", "operations.partitions"}
-
-
-def forget_litter(world):
-    """Who is killed leaves a folder behind, which is deleted after a week."""
-    shutil.rmtree(world.data / "warehouse" / "scratch")
