@@ -22,7 +22,7 @@ from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
 from pinnersage_assets.resources import build_resources
 from pinnersage_assets.warehouse.checks import checks_of_tests, table_checks
-from pinnersage_assets.warehouse.column_lineage import column_lineage, in_words
+from pinnersage_assets.warehouse.column_lineage import column_lineage, declared_lineage, in_words
 from pinnersage_assets.warehouse.sql_models import load_sql_models
 from pinnersage_assets.warehouse.tables import all_tables
 
@@ -37,7 +37,8 @@ def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
     """The asset as its table is described in schema.yml; the docstring of its function is for readers of the code."""
     table = all_tables()[".".join(spec.key.path)]
     model = load_sql_models().get(table.key)
-    lineage = column_lineage(model, all_tables()) if model else None
+    reads = {".".join(dep.asset_key.path) for dep in spec.deps}
+    lineage = column_lineage(model, all_tables()) if model else declared_lineage(table, reads)
     origins = lineage.deps_by_column if lineage else {}
     # Dagster's own UI has no place for lineage but descriptions.
     columns = [

@@ -1,11 +1,15 @@
-"""Which columns a column of a SQL model is computed from, as its SQL says.
+"""Which columns a column is computed from, as the SQL of its model says, or ``sources/schema.yml`` of other tables.
 
 That is what makes the value, the order and the parts of a window included. What only decides which rows there are is
-not: joins, filters and groups. A column that counts rows, or holds a constant, is computed from none. Tables that
-Python writes have no such lineage: nothing says it but their code.
+not: joins, filters and groups. A column that counts rows, or holds a constant, is computed from none.
+
+Nothing reads that out of Python, so whoever writes the code says it beside the column's description, under ``meta:
+from``. There an id counts whose vector is looked up, and so does what a setting may bring in. The partition's day,
+settings, paths, sizes and timings come from no column, and neither does what runs say of themselves. A file's checksum
+comes from what the file holds; but for the page's, which shows whole tables.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import dagster as dg
 from sqlglot import exp
@@ -26,6 +30,23 @@ def column_lineage(model: SqlModel, tables: Mapping[str, Table]) -> dg.TableColu
     except (SqlglotError, ValueError):
         return None
     return dg.TableColumnLineage({column: _origins(node) for column, node in nodes.items()})
+
+
+def declared_lineage(table: Table, reads: Collection[str]) -> dg.TableColumnLineage:
+    """The lineage of a table that Python writes.
+
+    Args:
+        table: the table.
+        reads: the tables that its asset reads under the present settings; others have no part in it.
+    """
+    return dg.TableColumnLineage(
+        {
+            column.name: [
+                dg.TableColumnDep(dg.AssetKey(key.split(".")), name) for key, name in column.origins if key in reads
+            ]
+            for column in table.columns
+        }
+    )
 
 
 def _origins(node: Node) -> list[dg.TableColumnDep]:

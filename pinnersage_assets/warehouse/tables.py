@@ -34,6 +34,8 @@ class Column:
     description: str
     is_result: bool = True
     """False of what another run over the same would say otherwise: the seconds it took, the name of a file."""
+    origins: tuple[tuple[str, str], ...] = ()
+    """Table and column of each from which Python computes this one, sorted; `column_lineage` says what counts."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,17 @@ class Table:
 
 
 @functools.cache
-def all_tables() -> Mapping[str, Table]:
-    """Every table of the warehouse, by key."""
-    models = (table for schema in MODEL_SCHEMAS for table in load_models(SQL_FOLDER, schema).values())
-    return load_sources() | {table.key: table for table in models if not table.ephemeral}
+def all_tables(folder: Path = SQL_FOLDER) -> Mapping[str, Table]:
+    """Every table of the warehouse, by key.
+
+    Raises:
+        SchemaError: a schema.yml cannot be used, or a column is said to come from one that is not there.
+    """
+    models = (table for schema in MODEL_SCHEMAS for table in load_models(folder, schema).values())
+    tables = load_sources(folder) | {table.key: table for table in models if not table.ephemeral}
+    for table in tables.values():
+        _check_origins(table, tables)
+    return tables
 
 
 def load_sources(folder: Path = SQL_FOLDER) -> dict[str, Table]:
@@ -117,6 +126,18 @@ def load_variables(folder: Path) -> Mapping[str, Any]:
     if not isinstance(variables, dict) or not variables.keys() >= RUN_VARIABLES:
         raise SchemaError(f"{path} must give values to the vars {', '.join(sorted(RUN_VARIABLES))}")
     return variables
+
+
+def _check_origins(table: Table, tables: Mapping[str, Table]) -> None:
+    for column in table.columns:
+        where = f"{table.described_in}: column {column.name!r} of {table.name} has `meta: from`"
+        if column.origins and table.schema in MODEL_SCHEMAS:
+            raise SchemaError(f"{where}, but what it is computed from is what its SQL says: leave it out")
+        for key, name in column.origins:
+            if key not in tables:
+                raise SchemaError(f"{where} {key}, which is no table; tables are {', '.join(sorted(tables))}")
+            if name not in (known := [other.name for other in tables[key].columns]):
+                raise SchemaError(f"{where} {key}.{name}, which is no column; {key} has {', '.join(known)}")
 
 
 def _by_name(path: Path, tables: Callable[[dict[str, Any]], list[tuple[str, Table]]]) -> dict[str, Table]:
@@ -152,8 +173,16 @@ def _table(path: Path, schema: str, entry: Mapping[str, Any]) -> Table:
     for column in entry.get("columns", []):
         if missing := [key for key in ("name", "data_type", "description") if not column.get(key)]:
             raise SchemaError(f"{path}: column {column.get('name')!r} of {name} has no {' and no '.join(missing)}")
-        is_result = column.get("config", {}).get("meta", {}).get("is_result", True)
-        columns.append(Column(column["name"], column["data_type"].upper(), column["description"].strip(), is_result))
+        meta = column.get("config", {}).get("meta", {})
+        columns.append(
+            Column(
+                column["name"],
+                column["data_type"].upper(),
+                column["description"].strip(),
+                meta.get("is_result", True),
+                _origins(f"{path}: column {column['name']!r} of {name}", meta.get("from", {})),
+            )
+        )
         tests += [_test(path, name, test, column["name"]) for test in column.get("data_tests", [])]
     tests += [_test(path, name, test, None) for test in entry.get("data_tests", [])]
     ephemeral = config.get("materialized") == "ephemeral"
@@ -169,6 +198,12 @@ def _table(path: Path, schema: str, entry: Mapping[str, Any]) -> Table:
         config.get("meta", {}),
         ephemeral=ephemeral,
     )
+
+
+def _origins(where: str, declared: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(declared, dict) or not all(isinstance(columns, list) for columns in declared.values()):
+        raise SchemaError(f"{where} has `meta: from` in another form than {{schema.table: [column, ...]}}")
+    return tuple(sorted((table, column) for table, columns in declared.items() for column in columns))
 
 
 def _test(path: Path, table: str, test: str | Mapping[str, Any], column: str | None) -> TableTest:

@@ -238,6 +238,32 @@ def test_a_schema_file_of_another_form_is_named(folder, content):
         load_sources(folder)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("{staging.pns: [pin_id]}", "staging.pns, which is no table; tables are corpus.excluded, "),
+        ("{staging.pins: [id]}", "staging.pins.id, which is no column; staging.pins has dt, pin_id, "),
+        ("[staging.pins.pin_id]", "in another form than {schema.table: [column, ...]}"),
+        ("{staging.pins: pin_id}", "in another form than {schema.table: [column, ...]}"),
+    ],
+)
+def test_an_origin_that_is_not_there_is_named(folder, said, message):
+    path = folder / "sources" / "schema.yml"
+    replace(path, "from: {staging.pins: [pin_id]}", f"from: {said}")
+    where = f"{path}: column 'pin_id' of near_duplicates has `meta: from` {message}"
+    with pytest.raises(SchemaError, match=re.escape(where)):
+        all_tables(folder)
+
+
+def test_a_column_of_a_model_says_its_origins_in_sql_alone(folder):
+    path = folder / "marts" / "schema.yml"
+    of_user = "{name: user_id, data_type: bigint, description: The user."
+    replace(path, of_user, f"{of_user}, config: {{meta: {{from: {{users.medoids: [user_id]}}}}}}")
+    where = f"{path}: column 'user_id' of interests has `meta: from`, but what it is computed from is what its SQL says"
+    with pytest.raises(SchemaError, match=re.escape(where)):
+        all_tables(folder)
+
+
 def test_a_missing_schema_file_is_named(folder):
     path = folder / "marts" / "schema.yml"
     path.unlink()
