@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import pytest
+from asking import noted_queries
 from world import START, Day, World, on, small_settings
 
 from pinnersage_assets.settings import Settings
@@ -48,8 +49,19 @@ def world_settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory, world_settings) -> World:
+def world(made_world) -> World:
     """Read-only: copy it to change it."""
+    return made_world[0]
+
+
+@pytest.fixture(scope="session")
+def asked(made_world) -> dict[str, list[str]]:
+    """By table, what its asset asked the warehouse for as the world was made."""
+    return made_world[1]
+
+
+@pytest.fixture(scope="session")
+def made_world(tmp_path_factory, world_settings) -> tuple[World, dict[str, list[str]]]:
     world = World.new(tmp_path_factory.mktemp("small") / "data", world_settings, kind="landing")
     source = SimulatedSource(world_settings.simulation, world_settings.seed, START)
     extra = _planted_actions(source)
@@ -64,8 +76,9 @@ def world(tmp_path_factory, world_settings) -> World:
             )
             pins = pl.concat([pins, late])
         world.land("pins", day, pins)
-    world.backfill(on(9), LAST)
-    return world
+    with noted_queries() as asked:
+        world.backfill(on(9), LAST)
+    return world, asked
 
 
 def _planted_actions(source: SimulatedSource) -> dict[Day, pl.DataFrame]:
