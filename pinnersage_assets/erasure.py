@@ -26,6 +26,7 @@ from pinnersage_assets.sources.dictionaries import dictionary_path
 from pinnersage_assets.sources.event_files import read_table
 from pinnersage_assets.warehouse.database import Warehouse, put_in_place
 from pinnersage_assets.warehouse.ledger import LEDGER
+from pinnersage_assets.warehouse.publishing import UnreadableCopyError
 
 
 class ErasureError(ValueError):
@@ -56,6 +57,7 @@ def erase_users(warehouse: Warehouse, serving: ServingSettings, user_ids: Collec
         ErasureError: a file cannot be searched, and nothing has been changed; or something is left.
         StoreError: the store cannot be reached.
         WarehouseLockedError: somebody has the database open.
+        UnreadableCopyError: somebody has opened the published copy to write, for example.
     """
     data, wanted = warehouse.data_folder, frozenset(user_ids)
     folder = data / "serving"
@@ -280,7 +282,14 @@ def _published_copy(path: Path, store: Store, user_ids: Collection[int]) -> _Pla
     def opened() -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
         quoted = str(path).replace("'", "''")
-        connection.execute(f"ATTACH '{quoted}' AS published (READ_ONLY)")
+        try:
+            connection.execute(f"ATTACH '{quoted}' AS published (READ_ONLY)")
+        except duckdb.Error as error:
+            connection.close()
+            raise UnreadableCopyError(
+                f"{path} cannot be read: {error}. Close it where it is open to write, and erase again; if it is "
+                "damaged, publish anew first (materialise operations.publications)"
+            ) from error
         return connection
 
     def search() -> int:

@@ -4,6 +4,8 @@ import datetime
 import json
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import closing
 
 import duckdb
@@ -18,6 +20,7 @@ from pinnersage_assets.serving.consumer import consuming
 from pinnersage_assets.serving.served_day import open_served_day
 from pinnersage_assets.serving.store import open_store
 from pinnersage_assets.settings import Environment
+from pinnersage_assets.warehouse.publishing import UnreadableCopyError
 
 NOW = datetime.datetime.combine(on(11), datetime.time(12), datetime.UTC)
 
@@ -150,3 +153,28 @@ def test_a_file_that_cannot_be_searched_is_named_and_nothing_is_erased(world, tm
     assert before == parquet_rows(copy.landing, [PLANTS.negative]) > 0
     query = "SELECT count(*) FROM users.medoids WHERE user_id = $user"
     assert copy.warehouse.read(query, {"user": PLANTS.negative}).item() > 0
+
+
+# In another process: what somebody does who opens the copy with the wrong client, as a user who may.
+OPENS_TO_WRITE = """
+import os, sys, duckdb
+os.chmod(sys.argv[1], 0o644)
+with duckdb.connect(sys.argv[1]):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_copy_that_another_process_has_open_to_write_is_named_and_nothing_is_erased(world, tmp_path):
+    copy = world.copy(tmp_path / "data")
+    before = parquet_rows(copy.landing, [PLANTS.negative])
+    command = [sys.executable, "-c", OPENS_TO_WRITE, copy.warehouse.published]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "open\n"
+        with pytest.raises(UnreadableCopyError, match=r"published/pinnersage\.duckdb cannot be read: .*erase again"):
+            erase_users(copy.warehouse, copy.settings.serving, [PLANTS.negative])
+        writer.stdin.close()
+    assert writer.returncode == 0
+    assert before == parquet_rows(copy.landing, [PLANTS.negative]) > 0
+    erased = erase_users(copy.warehouse, copy.settings.serving, [PLANTS.negative])
+    assert next(place.found for place in erased if place.place == "published copy, rows") > 0
