@@ -132,7 +132,7 @@ class IndexSettings(Section):
     )
     connectivity: int = Field(16, ge=2, description="HNSW's M: edges of a node on the upper layers.")
     expansion_add: int = Field(280, ge=1, description="HNSW's efConstruction.")
-    expansion_search: int = Field(200, ge=1, description="HNSW's ef, or twice the neighbours asked for.")
+    expansion_search: int = Field(100, ge=1, description="HNSW's ef, or twice the neighbours asked for.")
     dtype: str = Field("i8", pattern="^(f32|f16|bf16|i8)$", description="How the index stores vectors.")
     recall_sample: int = Field(500, ge=1, description="Medoids whose neighbours' recall is measured on every build.")
     recall_floor: float = Field(

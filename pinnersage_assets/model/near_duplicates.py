@@ -18,7 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pinnersage_assets.model.hyperplane_hashing import SKETCH_WORDS, TABLES, HashTables, hash_tables, shared_codes
+from pinnersage_assets.model.hyperplane_hashing import (
+    SKETCH_WORDS,
+    START_WORDS,
+    TABLES,
+    HashTables,
+    hash_tables,
+    shared_codes,
+)
 from pinnersage_assets.model.selected_vectors import SelectedVectors, Vectors
 
 # The cosine that decides is computed pair by pair in float64. Which pairs are worth one comes from float32 products,
@@ -217,10 +224,15 @@ class _Search:
         self._hash(rows)
         self._hash(representatives)
         left, right = self.sketches[rows], self.sketches[representatives]
+        left_starts, right_starts = left[:, :START_WORDS].copy(), right[:, :START_WORDS].copy()
         for found in shared_codes(self.codes[:, rows], self.codes[:, representatives]):
             pairs, row_count = found.left_size * found.right_size, found.left_size + found.right_size
             is_crowded = pairs > _CROWD_FACTOR * row_count + _CROWD_PAIRS
             for which, columns in found.pairs(np.flatnonzero(~is_crowded), _SKETCHES_AT_ONCE):
+                may_be_alike = self.tables.have_like_starts(
+                    left_starts.take(which, axis=0), right_starts.take(columns, axis=0)
+                )
+                which, columns = which[may_be_alike], columns[may_be_alike]
                 alike = self.tables.have_like_sketches(left.take(which, axis=0), right.take(columns, axis=0))
                 yield rows[which[alike]], representatives[columns[alike]]
             for which, columns in found.members(np.flatnonzero(is_crowded)):

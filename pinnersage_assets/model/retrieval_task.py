@@ -31,12 +31,12 @@ _CANDIDATES_AT_ONCE = 8_192
 _QUERIES_AT_ONCE = 16_384
 _LIKE_DEPTHS = 1.2
 _FEW_QUERIES = 256
-# Lists are searched this deep at least, or this often the largest share that is wanted of them, for overlaps; and
-# deeper by what is seen, up to so many pins, for what a user has seen is mostly near other lists. For the few sets that
-# this is not enough for, lists are searched as deep as any set could want them.
+# Lists are searched this deep at least, or this often the largest share that is wanted of them, for overlaps and what
+# is seen. The few sets that this is not enough for get lists so many times as deep, and what is left of them lists as
+# deep as any set could want them.
 _LEAST_DEPTH = 64
-_DEPTH_OF_SHARE = 1.5
-_SEEN_OF_LIST = 48
+_DEPTH_OF_SHARE = 1.85
+_DEEPER = 2
 # How far sets are looked at, relative to the shares, and how much further each time that overlaps leave room.
 _REACH = 1.25
 _FURTHER = 2
@@ -163,16 +163,17 @@ def judge_embeddings(
     lists, members = _choose(variants, selected, user_ids, vectors, task.budget)
     refill = np.array([variant.refill for variant in variants])
     counts = SetCounts.empty(len(sets), task.users)
-    shallow, deep = _depths(lists, members, task)
-    of_pins = _search_pins(lists, shallow, search)
+    depths_of_lists = _depths(lists, members, task)
+    of_pins = _search_pins(lists, depths_of_lists[0], search)
     bounds_of_lists, bounds = (np.searchsorted(some.users, np.arange(task.users + 1)) for some in (lists, members))
     # Users of few lists have targets as well.
     weights = bounds_of_lists + np.arange(task.users + 1) * (_LISTS_AT_ONCE // _USERS_AT_ONCE)
     for first, last in batches(weights, _LISTS_AT_ONCE):
         judged, kept = Judge(task, first, last), {}
         pending = np.arange(bounds[first], bounds[last])
-        for depths, searched in ((shallow, of_pins), (deep, None)):
+        for step, depths in enumerate(depths_of_lists):
             wanted = np.unique(members.lists[pending])
+            searched = of_pins if step == 0 else None
             found = _search_lists(lists, wanted, depths, searched, len(task.corpus), search)
             unfinished = []
             for own in np.split(pending, np.flatnonzero(np.diff(members.users[pending])) + 1):
@@ -517,14 +518,17 @@ def _choose(
     return found, _Members(users[order], sets[order], lists[order], share[order])
 
 
-def _depths(lists: _Lists, members: _Members, task: RetrievalTask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How deep each list is searched at first, and how deep any set could want it."""
+def _depths(lists: _Lists, members: _Members, task: RetrievalTask) -> list[NDArray[np.int64]]:
+    """How deep each list is searched: at first, where that is not enough, and as deep as any set could want it."""
     seen = np.bincount(task.seen.users, minlength=task.users)[lists.users]
     largest = np.zeros(len(lists.users), dtype=np.int64)
     np.maximum.at(largest, members.lists, members.shares)
-    enough = np.maximum(_LEAST_DEPTH, np.ceil(_DEPTH_OF_SHARE * largest).astype(np.int64))
-    shallow = np.minimum(enough, task.budget) + np.minimum(seen, _SEEN_OF_LIST)
-    return np.minimum(shallow, len(task.corpus)), np.minimum(task.budget + seen, len(task.corpus))
+    most = task.budget + seen
+    first = np.maximum(_LEAST_DEPTH, np.ceil(_DEPTH_OF_SHARE * largest).astype(np.int64))
+    return [
+        np.minimum(depth, len(task.corpus))
+        for depth in (np.minimum(first, most), np.minimum(_DEEPER * first, most), most)
+    ]
 
 
 @dataclass(frozen=True)

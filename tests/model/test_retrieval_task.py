@@ -139,8 +139,8 @@ def test_refilled_sets_are_as_large_as_the_budget_whatever_the_model(case, judge
 @pytest.mark.parametrize(
     "changed",
     [
-        {"_LEAST_DEPTH": 1, "_DEPTH_OF_SHARE": 1.0, "_SEEN_OF_LIST": 1},
-        {"_LEAST_DEPTH": 8, "_DEPTH_OF_SHARE": 1.0, "_SEEN_OF_LIST": 8},
+        {"_LEAST_DEPTH": 1, "_DEPTH_OF_SHARE": 1.0},
+        {"_LEAST_DEPTH": 8, "_DEPTH_OF_SHARE": 1.0, "_DEEPER": 4},
         {"_LEAST_DEPTH": 1000},
         {"_REACH": 1.0, "_FURTHER": 1.1},
         {"_LISTS_AT_ONCE": 7, "_USERS_AT_ONCE": 7, "_CANDIDATES_AT_ONCE": 2, "_QUERIES_AT_ONCE": 3},
@@ -166,7 +166,7 @@ def test_an_embedding_is_searched_for_once_unless_its_list_is_too_short(case, mo
     def search_all(least_depth):
         asked.clear()
         monkeypatch.setattr(retrieval_task, "_LEAST_DEPTH", least_depth)
-        monkeypatch.setattr(retrieval_task, "_SEEN_OF_LIST", least_depth)
+        monkeypatch.setattr(retrieval_task, "_DEPTH_OF_SHARE", 1.0)
         judge_variants(case.population, case.user_ids, VARIANTS, KEYS, case.task, search, lambda *_: None)
         return np.concatenate(asked)
 
@@ -175,12 +175,12 @@ def test_an_embedding_is_searched_for_once_unless_its_list_is_too_short(case, mo
     # A cluster of one pin has that pin as its mean, which is the same vector for several models.
     assert different <= len(queries) < PINS + 8 * USERS * 20
     assert len(np.unique(rounding, axis=0)) == different
-    assert len(queries) < len(rounding) <= 2 * len(queries) + PINS * USERS
+    assert len(queries) < len(rounding) <= 3 * len(queries) + PINS * USERS
 
 
 def test_the_sets_are_kept_in_the_order_of_users(case, judged, monkeypatch):
     monkeypatch.setattr(retrieval_task, "_LEAST_DEPTH", 1)
-    monkeypatch.setattr(retrieval_task, "_SEEN_OF_LIST", 1)
+    monkeypatch.setattr(retrieval_task, "_DEPTH_OF_SHARE", 1.0)
     variants = {name: VARIANTS[name] for name in ("pinnersage", "pinnersage_not_refilled", "all_pins", "last_pin")}
     kept = defaultdict(list)
 
