@@ -7,6 +7,7 @@ much as drawing among all.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -172,6 +173,11 @@ class PinBoardGraph:
     def bytes_per_direction(self) -> float:
         """Bytes of all arrays, ids and features included, to an edge in one direction."""
         return sum(array.nbytes for array in self.arrays.values()) / max(2 * self.n_edges, 1)
+
+    @cached_property
+    def largest_degree(self) -> int:
+        """The most boards that a pin is on; 0 where there are no pins."""
+        return int(np.diff(self.pin_offsets).max(initial=0))
 
     def pin_rows(self, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each pin, (n,) int64; -1 of those that are not in the graph."""

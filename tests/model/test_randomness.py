@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from pinnersage_assets.model.randomness import keyed_normal, keyed_sample, keyed_uniform
+from pinnersage_assets.model.randomness import keyed_bits, keyed_normal, keyed_sample, keyed_uniform, stream_bits
 
 
 def test_successive_keys_give_uniform_numbers():
@@ -93,3 +93,20 @@ def test_a_sample_is_those_of_the_smallest_numbers_whoever_else_is_there():
     assert set(drawn[drawn % 2 == 0].tolist()) <= set(keyed_sample(some, 100, "purpose", 7).tolist())
     assert keyed_sample(some, 1000, "purpose", 7).tolist() == sorted(some.tolist())
     assert keyed_sample(some[:0], 5, "purpose").tolist() == []
+
+
+def test_streams_are_those_of_splitmix():
+    def splitmix(state):
+        """As Steele, Lea and Flood give it, with whole numbers."""
+        while True:
+            state = (state + 0x9E3779B97F4A7C15) % 2**64
+            z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+            z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+            yield z ^ (z >> 31)
+
+    starts = np.array([0, 1234567, 2**64 - 1], dtype=np.uint64)
+    numbers = stream_bits(starts[:, None], np.arange(50, dtype=np.uint64))
+    for start, own in zip(starts.tolist(), numbers.tolist(), strict=True):
+        assert own == [number for number, _ in zip(splitmix(start), range(50), strict=False)]
+    assert keyed_bits("a", 1).dtype == np.uint64
+    assert float(keyed_uniform("a", 1)) == ((int(keyed_bits("a", 1)) >> 12) + 0.5) / 2**52
