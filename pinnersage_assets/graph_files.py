@@ -1,7 +1,8 @@
 """A graph of pins and boards as one file that is mapped into memory: any number of processes share one copy.
 
-The file begins with what it is, the version of its form and, as JSON, where which array of the graph stands; then come
-the arrays, little-endian. It appears whole or not at all, and is never written again.
+The file begins with what it is, the version of its form and, as JSON, how long the arrays of the graph are; then come
+these. Numbers are as the machine has them: to one that has them the other way round the file is of another version. It
+appears whole or not at all, and is never written again.
 """
 
 import json
@@ -35,15 +36,14 @@ def write_graph(path: Path, graph: PinBoardGraph) -> str:
     Raises:
         GraphFileError: the file cannot be written, because the disk is full for example. Whatever was there stays.
     """
-    # Lengths say where arrays stand, so what stands before them may be of any length.
     header = json.dumps({name: len(array) for name, array in graph.arrays.items()}).encode()
     try:
         with written_atomically(path) as hidden:
             with hidden.open("wb") as file:
-                file.write(_MAGIC + np.array([VERSION, len(header)], dtype="<u8").tobytes() + header)
-                for name, array in graph.arrays.items():
+                file.write(_MAGIC + np.array([VERSION, len(header)], dtype=np.uint64).tobytes() + header)
+                for array in graph.arrays.values():
                     file.write(bytes(-file.tell() % _ALIGNMENT))
-                    file.write(np.ascontiguousarray(array, ARRAY_TYPES[name].newbyteorder("<")).data)
+                    file.write(np.ascontiguousarray(array).data)
             sha256 = checksum(hidden)
     except OSError as error:
         raise GraphFileError(f"{path} cannot be written ({error}); is the disk full? Earlier files stay.") from error
@@ -77,7 +77,7 @@ def map_graph(path: Path) -> PinBoardGraph:
         raise GraphFileError(f"{path} is not a graph")
     # A plain array over the mapped pages: a memmap makes every slice a memmap again, which takes its time.
     mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-    version, header_bytes = mapped[len(_MAGIC) : _PREFIX_BYTES].view("<u8").tolist()
+    version, header_bytes = mapped[len(_MAGIC) : _PREFIX_BYTES].view(np.uint64).tolist()
     if mapped[: len(_MAGIC)].tobytes() != _MAGIC:
         raise GraphFileError(f"{path} is not a graph")
     if version != VERSION:
@@ -97,6 +97,6 @@ def _arrays(mapped: NDArray[np.uint8], begin: int) -> dict[str, NDArray]:
         end = begin + lengths[name] * dtype.itemsize
         if end > len(mapped):
             raise ValueError(f"{name} ends at byte {end:,} of {len(mapped):,}")
-        arrays[name] = mapped[begin:end].view(dtype.newbyteorder("<"))
+        arrays[name] = mapped[begin:end].view(dtype)
         begin = end
     return arrays

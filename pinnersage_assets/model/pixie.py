@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.model.pin_board_graph import NO_FEATURE, PinBoardGraph
 from pinnersage_assets.model.population import ranges
-from pinnersage_assets.model.randomness import keyed_bits, stream_bits
+from pinnersage_assets.model.randomness import keyed_bits, stream_bits, streams_from
 
 # Parts of the walks of a request after which it is seen whether it may stop.
 _PARTS = 8
@@ -31,7 +31,7 @@ _REQUESTS_AT_ONCE = 2**10
 _BOARDS_PER_SEARCH = 200
 # Random numbers of a step: whether it is the last of its walk, where it leads, and whether it goes where it fits.
 _NUMBERS_PER_STEP = 3
-_LAST, _WHERE, _FITTING = np.arange(_NUMBERS_PER_STEP, dtype=np.uint64)
+_LAST, _WHERE, _FITTING = range(_NUMBERS_PER_STEP)
 _HALF = np.uint64(32)
 _LOW_BITS = 2**32 - 1
 # Most pins of an answer, where all are wanted.
@@ -150,7 +150,7 @@ def recommend(graph: PinBoardGraph, requests: Requests, parameters: PixieParamet
     walking = np.flatnonzero((rows >= 0) & (requests.weights > 0))
     walking = walking[np.lexsort((rows[walking], of_request[walking]))]
     steps = shared_steps(graph, rows[walking], requests.weights[walking], of_request[walking], parameters)
-    starts = keyed_bits("pixie", requests.keys[of_request[walking]], requests.pin_ids[walking])
+    streams = keyed_bits("pixie", requests.keys[of_request[walking]], requests.pin_ids[walking])
     of_walking = np.searchsorted(of_request[walking], np.arange(len(requests) + 1))
     total = np.bincount(of_request[walking], steps, len(requests)).astype(np.int64)
 
@@ -161,7 +161,7 @@ def recommend(graph: PinBoardGraph, requests: Requests, parameters: PixieParamet
         counts = np.diff(of_walking)[some]
         own, of_some = ranges(of_walking[some], counts), np.repeat(np.arange(len(some)), counts)
         feature = int(features[some[0]])
-        visits = _Visits(graph, of_some, rows[walking[own]], steps[own], starts[own], feature, parameters)
+        visits = _Visits(graph, of_some, rows[walking[own]], steps[own], streams[own], feature, parameters)
         # All query pins are left out, whether they walk or not.
         counts = np.diff(requests.offsets)[some]
         own, of_some = ranges(requests.offsets[some], counts), np.repeat(np.arange(len(some)), counts)
@@ -247,8 +247,8 @@ def _reason(asked: int, unknown: int, steps: int) -> str:
 class _Visits:
     """The walks of some requests.
 
-    A walker is a query pin of a request. Steps have places: those of the first walker, then those of the second. A
-    visit is one number: of its request, the pin's row, and the walker, each in bits of its own.
+    A walker is a query pin of a request; its steps have places, from 0. A visit is one number: of its request, the
+    pin's row, and the walker, each in bits of its own.
     """
 
     def __init__(
@@ -257,49 +257,32 @@ class _Visits:
         of_request: NDArray[np.int64],
         rows: NDArray[np.int64],
         steps: NDArray[np.int64],
-        starts: NDArray[np.uint64],
+        streams: NDArray[np.uint64],
         feature: int,
         parameters: PixieParameters,
     ) -> None:
-        """Draw what is random.
+        """Begin.
 
         Args:
             graph: pins and boards.
             of_request: (walkers,) ascending from 0.
             rows: (walkers,) the pin of each.
             steps: (walkers,) how many each takes.
-            starts: (walkers,) of its random numbers.
+            streams: (walkers,) of its random numbers.
             feature: what fits the users.
             parameters: how to walk.
         """
         self._graph, self._parameters = graph, parameters
         self._of_request, self._n_requests = of_request, int(of_request[-1]) + 1
         self._pin_bits, self._walker_bits = graph.n_pins.bit_length(), len(rows).bit_length()
-        ends = np.cumsum(steps)
-        n_steps = int(ends[-1])
-        place = np.arange(n_steps) - np.repeat(ends - steps, steps)
-        starts, numbers = np.repeat(starts, steps), place.view(np.uint64) * np.uint64(_NUMBERS_PER_STEP)
-        self._where = stream_bits(starts, numbers + _WHERE)
-        self._runs, self._fits = graph.runs_of(feature), None
-        if len(self._runs[0]):
-            self._fits = _with_probability(parameters.bias, stream_bits(starts, numbers + _FITTING))
-            self._run_table = _run_table(self._runs[0], graph.n_boards, n_steps)
-        last = _with_probability(parameters.restart, stream_bits(starts, numbers + _LAST))
-        last[ends - 1] = True
-
-        ends_of_walks = np.flatnonzero(last)
-        begins = np.append(0, ends_of_walks[:-1] + 1)
-        lengths = ends_of_walks + 1 - begins
-        walkers = np.repeat(np.arange(len(rows)), np.add.reduceat(last, ends - steps, dtype=np.int64))
-        parts = place[begins] * _PARTS // steps[walkers] if parameters.stop_pins else np.zeros_like(begins)
-        longest = int(lengths.max())
-        # Part by part, in each the longest walks first.
-        order = np.argsort((parts + 1) * longest - lengths)
-        self._begins, self._lengths, self._walkers = begins[order], lengths[order], walkers[order]
-        self._rows = rows[walkers[order]]
-        self._part_offsets = np.searchsorted(parts[order], np.arange(_PARTS + 1))
-        self._of_step = np.repeat((of_request << (self._pin_bits + self._walker_bits)) | np.arange(len(rows)), steps)
-        self._pins = np.full(n_steps, -1, dtype=np.int32)
+        self._rows, self._steps, self._streams = rows, steps, streams
+        self._codes = (of_request << (self._pin_bits + self._walker_bits)) | np.arange(len(rows))
+        # The first step of the walk that is under way, of each walker.
+        self._begins = np.zeros_like(steps)
+        self._runs = graph.runs_of(feature)
+        self._biased = len(self._runs[0]) > 0
+        self._run_table = _run_table(self._runs[0], graph.n_boards, int(steps.sum())) if self._biased else None
+        self._visits: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         self.taken = np.zeros(self._n_requests, dtype=np.int64)
         """The steps that each request took."""
         self._left_out = np.empty(0, np.int64)
@@ -310,19 +293,44 @@ class _Visits:
 
     def walk(self) -> None:
         """Take the steps, and stop where enough pins have enough visits."""
+        parts = _PARTS if self._parameters.stop_pins else 1
         goes_on = np.ones(self._n_requests, dtype=bool)
-        for part in range(_PARTS if self._parameters.stop_pins else 1):
-            own = np.arange(self._part_offsets[part], self._part_offsets[part + 1])
-            own = own[goes_on[self._of_request[self._walkers[own]]]]
-            lengths = self._lengths[own]
-            self._walk(self._begins[own], self._rows[own], lengths)
-            self.taken += np.bincount(self._of_request[self._walkers[own]], lengths, self._n_requests).astype(np.int64)
-            if self._parameters.stop_pins:
+        for part in range(parts):
+            if part:
                 goes_on &= self._well_visited() < self._parameters.stop_pins
+            walkers = np.flatnonzero(goes_on[self._of_request])
+            if not len(walkers):
+                return
+            steps = self._steps[walkers]
+            walkers, begins, lengths = self._walks(walkers, steps * part // parts, steps * (part + 1) // parts)
+            self.taken += np.bincount(self._of_request[walkers], lengths, self._n_requests).astype(np.int64)
+            # The longest first.
+            order = np.argsort(-lengths)
+            walkers, lengths = walkers[order], lengths[order]
+            streams = streams_from(self._streams[walkers], begins[order] * _NUMBERS_PER_STEP)
+            self._walk(streams, self._rows[walkers], self._codes[walkers], lengths)
+
+    def _walks(
+        self, walkers: NDArray[np.int64], firsts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Draw the walks that end with a step of firsts[i] to ends[i] - 1 of walkers[i]: walker, first step, length."""
+        sizes = ends - firsts
+        to_the_end = bool((ends == self._steps[walkers]).all())
+        places, streams = ranges(firsts, sizes), np.repeat(self._streams[walkers], sizes)
+        last = _with_probability(self._parameters.restart, stream_bits(streams, places * _NUMBERS_PER_STEP + _LAST))
+        if to_the_end:
+            last[np.cumsum(sizes) - 1] = True
+        walkers, next_begins = np.repeat(walkers, sizes)[last], places[last] + 1
+        begins = np.append(0, next_begins[:-1])[: len(walkers)]
+        changes = np.diff(walkers, prepend=-1) != 0
+        begins[changes] = self._begins[walkers[changes]]
+        changes = np.append(changes[1:], True)[: len(walkers)]
+        self._begins[walkers[changes]] = next_begins[changes]
+        return walkers, begins, next_begins - begins
 
     def most_visited(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of each request the rows of its answer and their scores."""
-        visits = self._visits()
+        visits = self._sorted_visits()
         firsts = _firsts(visits)
         counts = np.diff(firsts, append=len(visits)).astype(np.float64)
         pins = visits[firsts] >> self._walker_bits
@@ -345,54 +353,70 @@ class _Visits:
             own = np.sort(own)[::-1]
             yield _LOW_BITS - (own & _LOW_BITS), (own >> 32).astype(np.int32).view(np.float32)
 
-    def _walk(self, places: NDArray[np.int64], pins: NDArray[np.integer], lengths: NDArray[np.int64]) -> None:
-        """Take all steps of walks, the longest first, that begin at places and pins."""
+    def _walk(
+        self,
+        streams: NDArray[np.uint64],
+        pins: NDArray[np.int64],
+        codes: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """Take all steps of walks, the longest first.
+
+        Args:
+            streams: (walks,) of random numbers, from the first step on.
+            pins: (walks,) where they begin.
+            codes: (walks,) a visit's number, but for the pin.
+            lengths: (walks,) how many steps they take.
+        """
         graph = self._graph
-        for longer in _longer(lengths):
-            places, pins = places[:longer], pins[:longer]
-            numbers = self._where.take(places, mode="clip")
+        for step, longer in enumerate(_longer(lengths)):
+            streams, pins, codes = streams[:longer], pins[:longer], codes[:longer]
+            numbers = stream_bits(streams, step * _NUMBERS_PER_STEP + _WHERE)
             first = graph.pin_offsets.take(pins, mode="clip")
             degree = graph.pin_offsets.take(pins + 1, mode="clip") - first
-            boards = graph.pin_boards.take(first + _drawn(degree, numbers >> _HALF), mode="clip")
+            boards = graph.pin_boards.take(first + _drawn(degree, numbers >> _HALF), mode="clip").astype(np.int64)
             first = graph.board_offsets.take(boards, mode="clip")
             degree = graph.board_offsets.take(boards + 1, mode="clip") - first
-            if self._fits is not None:
-                self._keep_to_fitting(boards, self._fits.take(places), first, degree)
-            pins = graph.board_pins.take(first + _drawn(degree, numbers & np.uint64(_LOW_BITS)), mode="clip")
-            self._pins[places] = pins
-            places = places + 1
+            if self._biased:
+                self._keep_to_fitting(boards, streams_from(streams, step * _NUMBERS_PER_STEP), first, degree)
+            numbers &= np.uint64(_LOW_BITS)
+            pins = graph.board_pins.take(first + _drawn(degree, numbers), mode="clip").astype(np.int64)
+            self._visits.append((pins << self._walker_bits) | codes)
 
     def _keep_to_fitting(
         self,
-        boards: NDArray[np.int32],
-        wanted: NDArray[np.bool_],
+        boards: NDArray[np.int64],
+        streams: NDArray[np.uint64],
         first: NDArray[np.int64],
         degree: NDArray[np.int64],
     ) -> None:
-        """Narrow the ranges of boards, in place, to the pins that fit, where that is wanted and there are some."""
+        """Narrow the ranges of boards, in place, to the pins that fit, where that is drawn and there are some."""
         run_boards, run_starts, run_lengths = self._runs
         if self._run_table is None:
-            runs = np.minimum(np.searchsorted(run_boards, boards), len(run_boards) - 1)
-            fits = np.flatnonzero(wanted & (run_boards[runs] == boards))
+            # In one type: otherwise all of the other would be made it first.
+            runs = np.minimum(np.searchsorted(run_boards, boards.astype(np.int32)), len(run_boards) - 1)
+            fits = run_boards[runs] == boards
         else:
-            runs = self._run_table.take(boards)
-            fits = np.flatnonzero(wanted & (runs >= 0))
-        runs = runs[fits]
-        first[fits] += run_starts[runs]
-        degree[fits] = run_lengths[runs]
+            runs = self._run_table.take(boards, mode="clip")
+            fits = runs >= 0
+        if self._parameters.bias < 1:
+            fits &= _with_probability(self._parameters.bias, stream_bits(streams, _FITTING))
+        fitting = np.flatnonzero(fits)
+        runs = runs[fitting]
+        first[fitting] += run_starts[runs]
+        degree[fitting] = run_lengths[runs]
 
     def _well_visited(self) -> NDArray[np.int64]:
         """Of each request, the number of pins with ``stop_visits`` visits."""
-        pins = self._visits() >> self._walker_bits
+        pins = self._sorted_visits() >> self._walker_bits
         firsts = _firsts(pins)
         well = pins[firsts[np.diff(firsts, append=len(pins)) >= self._parameters.stop_visits]]
         return np.bincount(well[self._counted(well)] >> self._pin_bits, minlength=self._n_requests)
 
-    def _visits(self) -> NDArray[np.int64]:
+    def _sorted_visits(self) -> NDArray[np.int64]:
         """All visits so far, ascending: by request, then by pin, then by walker."""
-        pins = self._pins.astype(np.int64)
-        visits = (pins << self._walker_bits) | self._of_step
-        return np.sort(visits if self._parameters.stop_pins == 0 else visits[pins >= 0])
+        self._visits = [np.sort(np.concatenate(self._visits))]
+        return self._visits[0]
 
     def _counted(self, pins: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Of pins of requests, ascending and each once, which are not left out."""

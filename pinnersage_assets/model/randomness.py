@@ -48,15 +48,26 @@ def keyed_bits(*keys: int | str | ArrayLike) -> NDArray[np.uint64]:
     return state
 
 
-def stream_bits(starts: NDArray[np.uint64], places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def stream_bits(streams: NDArray[np.uint64], places: ArrayLike) -> NDArray[np.uint64]:
     """Numbers of streams, 64 bits each: those of SplitMix64 itself, a third of the work of `keyed_bits`.
 
     Args:
-        starts: where each stream starts, as of `keyed_bits`.
-        places: which number of it, from 0; broadcast against the starts.
+        streams: where each begins, as of `keyed_bits`.
+        places: which number of it, from 0; broadcast against the streams.
     """
     with np.errstate(over="ignore"):
-        return _mix(starts + (places + np.uint64(1)) * _INCREMENT)
+        return _mix(streams_from(streams, places) + _INCREMENT)
+
+
+def streams_from(streams: NDArray[np.uint64], places: ArrayLike) -> NDArray[np.uint64]:
+    """The streams that begin with a number of others: what was the place there is 0 here.
+
+    Args:
+        streams: as for `stream_bits`.
+        places: likewise.
+    """
+    with np.errstate(over="ignore"):
+        return streams + np.asarray(places, dtype=np.uint64) * _INCREMENT
 
 
 def keyed_normal(*keys: int | str | ArrayLike) -> NDArray[np.float64]:

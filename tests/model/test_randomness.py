@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from pinnersage_assets.model.randomness import keyed_bits, keyed_normal, keyed_sample, keyed_uniform, stream_bits
+from pinnersage_assets.model.randomness import (
+    keyed_bits,
+    keyed_normal,
+    keyed_sample,
+    keyed_uniform,
+    stream_bits,
+    streams_from,
+)
 
 
 def test_successive_keys_give_uniform_numbers():
@@ -108,5 +115,6 @@ def test_streams_are_those_of_splitmix():
     numbers = stream_bits(starts[:, None], np.arange(50, dtype=np.uint64))
     for start, own in zip(starts.tolist(), numbers.tolist(), strict=True):
         assert own == [number for number, _ in zip(splitmix(start), range(50), strict=False)]
+    np.testing.assert_array_equal(stream_bits(streams_from(starts, [3, 0, 9]), 5), numbers[[0, 1, 2], [8, 5, 14]])
     assert keyed_bits("a", 1).dtype == np.uint64
     assert float(keyed_uniform("a", 1)) == ((int(keyed_bits("a", 1)) >> 12) + 0.5) / 2**52
