@@ -21,8 +21,10 @@ from pinnersage_assets.model.pin_board_graph import NO_FEATURE, PinBoardGraph
 from pinnersage_assets.model.population import ranges
 from pinnersage_assets.model.randomness import keyed_bits, stream_bits, streams_from
 
-# Parts of the walks of a request after which it is seen whether it may stop.
-_PARTS = 8
+# Whether a request may stop is seen after each part of its steps. Of parts there are as many as are worth it: what a
+# part costs besides its steps, to count visits and to end with few walks, is as much as some thousand steps.
+_MOST_PARTS = 8
+_STEPS_PER_PART = 5_000
 # Steps of requests that are walked together: few passes over arrays that the processor's cache holds.
 _STEPS_AT_ONCE = 2**16
 # Not more requests, so that the number of a visit fits into 63 bits: 31 of pins, and 21 of query pins.
@@ -54,7 +56,7 @@ class PixieParameters:
     """Whether pins that are visited from several query pins count more: V = (Σ √V_q)², instead of Σ V_q."""
     stop_pins: int = 0
     """n_p: a request stops once so many pins, query pins aside, have ``stop_visits`` visits; 0 never stops. That is
-    looked at after each eighth of the walks."""
+    looked at after every 5,000 steps, at least once and at most seven times."""
     stop_visits: int = 1
     """n_v."""
     bias: float = 0.0
@@ -293,7 +295,9 @@ class _Visits:
 
     def walk(self) -> None:
         """Take the steps, and stop where enough pins have enough visits."""
-        parts = _PARTS if self._parameters.stop_pins else 1
+        parts = 1
+        if self._parameters.stop_pins:
+            parts = min(max(self._parameters.steps // _STEPS_PER_PART, 2), _MOST_PARTS)
         goes_on = np.ones(self._n_requests, dtype=bool)
         for part in range(parts):
             if part:

@@ -180,6 +180,9 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(requests, data):
     together = recommend(graph, asked(*requests, features=features), parameters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_STEPS_AT_ONCE", data.draw(st.sampled_from([1, 300, 10**6])))
+        patch.setattr(module, "_REQUESTS_AT_ONCE", data.draw(st.sampled_from([2, 100])))
+        # What fits is searched for in place of looked up.
+        patch.setattr(module, "_BOARDS_PER_SEARCH", data.draw(st.sampled_from([0, 200])))
         shuffled = [dict(reversed(requests[i].items())) for i in order]
         again = recommend(graph, asked(*shuffled, features=[features[i] for i in order], keys=order), parameters)
     for place, i in enumerate(order):
@@ -224,7 +227,8 @@ def test_other_keys_are_other_walks():
     assert list(first.items()) == list(third.items())
 
 
-def test_a_request_stops_once_enough_pins_have_enough_visits():
+def test_a_request_stops_once_enough_pins_have_enough_visits(monkeypatch):
+    monkeypatch.setattr(module, "_STEPS_PER_PART", 500)
     graph = small_graph(4, 400)
     requests = asked({1: 1.0, 5: 1.0}, {3: 1.0})
     full = recommend(graph, requests, PixieParameters(4000, 0.5))
@@ -236,11 +240,12 @@ def test_a_request_stops_once_enough_pins_have_enough_visits():
         assert sum(visits >= 20 for visits in early.values()) >= 10
         assert all(visits <= whole[pin] for pin, visits in early.items())
     # It never stops before: what was visited in one part less is not enough.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_PARTS", 64)
-        finer = recommend(graph, requests, parameters)
+    monkeypatch.setattr(module, "_STEPS_PER_PART", 50)
+    monkeypatch.setattr(module, "_MOST_PARTS", 80)
+    finer = recommend(graph, requests, parameters)
     assert (finer.steps <= stopped.steps).all()
-    # That a pin fails is that no pin has so many visits.
+    assert (finer.steps > 200).all()
+    # Where no pin has so many visits all steps are taken, and parts make no difference.
     most = int(max(answer(full, 0).values()))
     same = recommend(graph, requests, PixieParameters(4000, 0.5, stop_pins=1, stop_visits=10**6))
     np.testing.assert_array_equal(same.pin_ids, full.pin_ids)
