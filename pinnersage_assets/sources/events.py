@@ -243,7 +243,8 @@ def _other_days(folder: Path, days: list[datetime.date], replace: bool) -> list[
             f"{folder} already has {len(existing)} of the {len(days)} days to write ({existing[0]} to "
             f"{existing[-1]}); ask to replace them, or import into another data directory"
         )
-    return sorted(written.union(landed_days(folder, "impressions")).difference(days))
+    others = (landed_days(folder, table) for table in ("impressions", "board_pins"))
+    return sorted(written.union(*others).difference(days))
 
 
 def _catalogue(accepted: pl.DataFrame) -> pl.DataFrame:

@@ -24,6 +24,7 @@ _TIMESTAMP = pl.Datetime("us")
 _REQUIRED: dict[str, dict[str, pl.DataType]] = {
     "actions": {"user_id": pl.Int64(), "pin_id": pl.Int64(), "action": pl.String(), "ts": _TIMESTAMP},
     "impressions": {"user_id": pl.Int64(), "pin_id": pl.Int64(), "ts": _TIMESTAMP},
+    "board_pins": {"board_id": pl.Int64(), "user_id": pl.Int64(), "pin_id": pl.Int64(), "ts": _TIMESTAMP},
     "pins": {"pin_id": pl.Int64(), "created_at": _TIMESTAMP, "embedding": pl.List(pl.Float32())},
 }
 _OPTIONAL: dict[str, dict[str, pl.DataType]] = {
@@ -74,6 +75,13 @@ class LandingSource:
         Columns user_id, pin_id Int64, ts Datetime (microseconds, UTC), file String.
         """
         return self._read("impressions", day)
+
+    def board_pins(self, day: Day) -> pl.DataFrame:
+        """Return what users saved to boards on the day.
+
+        Columns board_id, user_id, pin_id Int64, ts Datetime (microseconds, UTC), file String.
+        """
+        return self._read("board_pins", day)
 
     def pins(self, day: Day) -> pl.DataFrame:
         """Return pins first seen on the day.
@@ -143,7 +151,7 @@ def write_day(folder: Path, table: str, day: Day, frame: pl.DataFrame, replace: 
 
     Args:
         folder: the landing folder.
-        table: actions, impressions or pins.
+        table: actions, impressions, board_pins or pins.
         day: the day; its rows are not checked against it.
         frame: the table's columns as `LandingSource` returns them, without `file`; optional ones may be
             missing.
@@ -263,6 +271,8 @@ def _wanted(column: str, target: pl.DataType) -> str:
 
 
 def _advice_for_ids(column: str) -> str:
+    if column == "board_id":
+        return ". Ids are 64-bit integers; number other ids"
     if column not in ("user_id", "pin_id"):
         return ""
     return (

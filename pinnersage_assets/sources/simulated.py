@@ -1,4 +1,4 @@
-"""The default source: a simulated day of pins, actions and impressions, for a machine without data.
+"""The default source: a simulated day of pins, actions, impressions and boards, for a machine without data.
 
 What belongs here: what happens on a day. What the pins and users are is in ``simulated_world``; where the
 frames go is the caller's business.
@@ -42,10 +42,13 @@ SECONDS_BEFORE_ACTION = (1, 20)  # when the action's own pin was shown
 SHOWN_WITHIN_SECONDS = 60
 SHOWN_SHARES = (0.6, 0.2, 0.2)  # relevant, popular, any pins among those shown beside the action's own
 
+SAVED_CLICKS_SHARE = 0.05  # of the clicks; all repins are saved
+MISFILED_SHARE = 0.05  # of the saves: on the board of another of the user's interests
+
 # Raw rows say which landing file they came from; these came from none.
 _NO_FILE = pl.lit(None, pl.String).alias("file")
 
-_ACTIONS_STREAM, _IMPRESSIONS_STREAM = range(2)
+_ACTIONS_STREAM, _IMPRESSIONS_STREAM, _BOARD_PINS_STREAM = range(3)
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,27 @@ class SimulatedSource:
             }
         ).with_columns(pl.col("ts").cast(pl.Datetime("us")))
         return frame.unique().sort("ts", "user_id", "pin_id").with_columns(_NO_FILE)
+
+    def board_pins(self, day: datetime.date) -> pl.DataFrame:
+        """Pins that users save to their boards on a day: what they repin, and a few that they click.
+
+        Returns:
+            board_id, user_id, pin_id, ts (the action's) and file (null), in the order of ts; no two rows are equal.
+
+        Raises:
+            ValueError: the day is before the start date.
+        """
+        index = self._day_index(day)
+        rng, actions = self._stream(_BOARD_PINS_STREAM, index), self.actions(day)
+        clicks_saved = pl.Series(rng.random(len(actions)) < SAVED_CLICKS_SHARE)
+        saved = actions.filter((pl.col("action") == "repin") | ((pl.col("action") == "click") & clicks_saved))
+        user, n = saved["user_id"].to_numpy(), len(saved)
+
+        others = self.world.interest_topics(user, self.world.draw_slots(user, rng.random(n)), index)
+        topics = self.world.topics_of(saved["pin_id"].to_numpy())
+        boards = self.world.boards(user, np.where(rng.random(n) < MISFILED_SHARE, others, topics), index)
+        frame = saved.select(pl.Series("board_id", boards), "user_id", "pin_id", "ts")
+        return frame.unique().sort("ts", "board_id", "user_id", "pin_id").with_columns(_NO_FILE)
 
     def _draw_unwanted(
         self, rng: np.random.Generator, catalogue: "_Catalogue", users: NDArray[np.int64], day: int

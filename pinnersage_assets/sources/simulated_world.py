@@ -37,6 +37,7 @@ ACTIVITY_SIGMA = 0.7  # within light and within heavy users; about 0.8 over all
 LIGHT_INTERESTS, HEAVY_INTERESTS = (3, 5), (12, 40)
 LASTING_SHARE = 0.6
 SHORT_LIVED_DAYS = (10, 30)
+UNSORTED_SHARE = 0.15  # of a user's interests: without a board of their own
 
 SUBJECTS = {
     "ceramics": ("glaze", "mug", "kiln", "vase", "tile"),
@@ -226,6 +227,24 @@ class SimulatedWorld:
         """(n, 40) topics that users are interested in on a day, the weightiest first; -1 after the last."""
         user_ids, slots = np.asarray(user_ids)[:, None], np.arange(HEAVY_INTERESTS[1])
         return np.where(slots < self.interest_counts(user_ids), self.interest_topics(user_ids, slots, day), -1)
+
+    # --- Boards ------------------------------------------------------------
+
+    def boards(self, user_ids: NDArray[np.int64], topics: NDArray[np.int64], day: int) -> NDArray[np.int64]:
+        """(n,) the boards to which users (n,) save pins of topics (n,) on a day.
+
+        A user has a board for each interest, but for a share of them. These, and whatever is of no interest,
+        meet on one board that mixes topics.
+        """
+        users, rows = np.unique(user_ids, return_inverse=True)
+        is_interest = (self.interests(users, day)[rows] == topics[:, None]).any(axis=1)
+        is_sorted = is_interest & (self._uniform("unsorted", user_ids, topics) >= UNSORTED_SHARE)
+        # Like users and pins, boards are numbered from 1: of each user first the mixed one, then one a topic.
+        return 1 + (user_ids - 1) * (self.settings.topics + 1) + np.where(is_sorted, 1 + topics, 0)
+
+    def board_topics(self, board_ids: ArrayLike) -> NDArray[np.int64]:
+        """(n,) the topic that each board is about; -1 for those that mix topics."""
+        return (np.asarray(board_ids) - 1) % (self.settings.topics + 1) - 1
 
     def _uniform(self, purpose: str, *keys: ArrayLike) -> NDArray[np.float64]:
         return keyed_uniform(self.seed, purpose, *keys)

@@ -23,6 +23,9 @@ class DailyRows(Protocol):
     def impressions(self, day: datetime.date) -> pl.DataFrame:
         """What users were shown."""
 
+    def board_pins(self, day: datetime.date) -> pl.DataFrame:
+        """What they saved to boards."""
+
     def pins(self, day: datetime.date) -> pl.DataFrame:
         """Pins first seen."""
 

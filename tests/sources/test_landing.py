@@ -56,6 +56,7 @@ def test_a_missing_folder_is_an_empty_day_with_all_columns(tmp_path):
         "file": pl.String,
     }
     assert source.impressions(DAY).columns == ["user_id", "pin_id", "ts", "file"]
+    assert source.board_pins(DAY).columns == ["board_id", "user_id", "pin_id", "ts", "file"]
     land(tmp_path, pins(), kind="pins")
     empty, landed = source.pins(DAY + datetime.timedelta(1)), source.pins(DAY)
     assert (empty.height, landed.height) == (0, 1)
@@ -105,6 +106,13 @@ def test_a_name_is_not_a_pattern(tmp_path):
     folder = tmp_path / "odd [ab]* {x}"
     land(folder, actions(), "part-[0]*.parquet")
     assert LandingSource(folder).actions(DAY)["file"].to_list() == [f"actions/dt={DAY}/part-[0]*.parquet"]
+
+
+def test_a_board_that_is_no_integer_is_an_error_that_says_what_to_do(tmp_path):
+    saves = pa.table({"board_id": ["kitchen"], "user_id": [1], "pin_id": [2], "ts": pa.array([NOON], US)})
+    land(tmp_path, saves, kind="board_pins")
+    with pytest.raises(LandingError, match=r"part-0\.parquet: column board_id is String.*integers; number other ids"):
+        LandingSource(tmp_path).board_pins(DAY)
 
 
 @pytest.mark.parametrize("dtype", [pa.int8(), pa.uint16(), pa.int32(), pa.uint64(), pa.int64()], ids=str)

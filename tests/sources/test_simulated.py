@@ -51,19 +51,19 @@ def originals(source, pins) -> np.ndarray:
 # --- Days
 
 
-@pytest.mark.parametrize("table", ["pins", "actions", "impressions"])
+@pytest.mark.parametrize("table", ["pins", "actions", "impressions", "board_pins"])
 def test_a_day_alone_equals_the_day_after_others(source, table):
     for index in (0, 3, 1):
         getattr(source, table)(on(index))
     assert_frame_equal(getattr(source, table)(on(2)), getattr(source_of(), table)(on(2)))
 
 
-@pytest.mark.parametrize("table", ["pins", "actions", "impressions"])
+@pytest.mark.parametrize("table", ["pins", "actions", "impressions", "board_pins"])
 def test_another_seed_is_another_world(source, table):
     assert not getattr(source, table)(on(1)).equals(getattr(source_of(seed=1), table)(on(1)))
 
 
-@pytest.mark.parametrize("table", ["pins", "actions", "impressions"])
+@pytest.mark.parametrize("table", ["pins", "actions", "impressions", "board_pins"])
 def test_days_before_the_start_are_an_error(source, table):
     with pytest.raises(ValueError, match="2025-12-31 is before the first simulated day, 2026-01-01"):
         getattr(source, table)(on(-1))
@@ -79,6 +79,7 @@ def test_columns_have_the_types_of_the_raw_tables(source):
     }
     assert dict(source.actions(START).schema) == actions
     assert dict(source.impressions(START).schema) == {k: v for k, v in actions.items() if k != "action"}
+    assert dict(source.board_pins(START).schema) == {"board_id": pl.Int64(), **source.impressions(START).schema}
     assert dict(source.pins(START).schema) == {
         "pin_id": pl.Int64(),
         "created_at": pl.Datetime("us"),
@@ -97,6 +98,7 @@ def test_times_lie_within_the_day(source, pins, actions):
     assert (pins["created_at"].dt.date() == START + pl.Series(pins["day"]) * datetime.timedelta(days=1)).all()
     assert (actions["ts"].dt.date() == START + pl.Series(actions["day"]) * datetime.timedelta(days=1)).all()
     assert (source.impressions(on(5))["ts"].dt.date() == on(5)).all()
+    assert (source.board_pins(on(5))["ts"].dt.date() == on(5)).all()
 
 
 # --- Pins
@@ -252,6 +254,7 @@ def test_users_act_in_bursts_and_sometimes_twice_on_a_pin(source):
 def test_rows_of_a_day_are_distinct(source):
     assert not source.actions(on(2)).is_duplicated().any()
     assert not source.impressions(on(2)).is_duplicated().any()
+    assert not source.board_pins(on(2)).is_duplicated().any()
 
 
 def test_nothing_is_seen_before_it_exists(source, pins, actions):
@@ -278,6 +281,50 @@ def test_every_action_is_on_a_pin_that_was_shown_just_before(source):
 
 def test_impressions_mix_interests_with_other_pins(source):
     assert 0.5 < _on_interest(source, source.impressions(on(3)).with_columns(day=3)).mean() < 0.85
+
+
+# --- Boards
+
+
+@pytest.fixture(scope="module")
+def saves(source) -> pl.DataFrame:
+    """What was saved, with the topics of pins and of boards (-1: one that mixes topics)."""
+    found = pl.concat([source.board_pins(on(index)).with_columns(day=index) for index in range(DAYS)])
+    return found.with_columns(
+        topic=pl.Series(source.world.topics_of(found["pin_id"].to_numpy())),
+        board_topic=pl.Series(source.world.board_topics(found["board_id"].to_numpy())),
+    )
+
+
+def test_users_save_all_that_they_repin_some_of_what_they_click_and_nothing_else(saves, actions):
+    kinds = saves.join(actions, on=["user_id", "pin_id", "ts"], how="left")["action"]
+    assert kinds.null_count() == 0
+    counts = dict(kinds.value_counts().iter_rows())
+    assert counts["repin"] == actions.filter(action="repin").height
+    assert counts.keys() == {"repin", "click"}
+    assert 0.03 < counts["click"] / actions.filter(action="click").height < 0.07
+
+
+def test_a_board_belongs_to_one_user_who_has_one_a_topic_and_one_that_mixes(saves):
+    assert saves.group_by("board_id").agg(pl.col("user_id").n_unique())["user_id"].max() == 1
+    topics = saves.unique("board_id").group_by("user_id", "board_topic").len()
+    assert topics["len"].max() == 1
+    assert (saves["board_id"] > 0).all()
+
+
+def test_most_boards_are_of_a_topic_that_interests_their_user_and_some_mix(source, saves):
+    of_topic, mixed = saves.filter(pl.col("board_topic") >= 0), saves.filter(board_topic=-1)
+    assert 0.92 < (of_topic["topic"] == of_topic["board_topic"]).mean() < 0.98
+    interests = source.world.interests(of_topic["user_id"].to_numpy(), 0)
+    on_the_first_day = of_topic["day"].to_numpy() == 0
+    wanted = (interests == of_topic["board_topic"].to_numpy()[:, None]).any(axis=1)
+    assert wanted[on_the_first_day].all()
+    assert 0.15 < len(mixed) / len(saves) < 0.35
+    larger = mixed.group_by("board_id").agg(pl.len(), pl.col("topic").n_unique()).filter(pl.col("len") >= 10)
+    assert len(larger) > 50
+    assert larger["topic"].median() >= 4
+    boards = saves.unique("board_id")
+    assert 0.05 < (boards["board_topic"] == -1).mean() < 0.3
 
 
 # --- Small worlds
@@ -307,6 +354,9 @@ def test_tiny_and_extreme_worlds_work(settings):
         assert np.isfinite(pins["embedding"].explode().to_numpy()).all()
         assert actions["pin_id"].is_between(1, exist).all()
         assert shown["pin_id"].is_between(1, exist).all()
+        saved = source.board_pins(on(index))
+        assert saved["pin_id"].is_between(1, exist).all()
+        assert saved.schema == source_of().board_pins(on(1)).schema
         assert pins.schema == source_of().pins(on(1)).schema
         assert actions.schema == source_of().actions(on(1)).schema
     if settings.get("topics") == 1:

@@ -26,7 +26,7 @@ def test_landing_data_come_from_the_landing_folder(tmp_path):
     assert opened("landing", tmp_path / "landing") == LandingSource(tmp_path / "landing")
 
 
-@pytest.mark.parametrize("table", ["actions", "impressions", "pins"])
+@pytest.mark.parametrize("table", ["actions", "impressions", "board_pins", "pins"])
 def test_both_sources_give_the_same_columns(tmp_path, table):
     simulated, landed = (getattr(opened(kind, tmp_path), table)(START) for kind in ("simulated", "landing"))
     assert simulated.schema == landed.schema
