@@ -100,7 +100,7 @@ def _landing_files(folder: Path, user_ids: Collection[int]) -> _Place:
     def rows() -> Iterator[tuple[Path, pl.DataFrame, pl.Series]]:
         # Hidden files too, which are not read as data.
         for path in sorted(
-            file for table in ("actions", "impressions") for file in folder.glob(f"{table}/**/*.parquet")
+            file for table in ("actions", "impressions", "board_pins") for file in folder.glob(f"{table}/**/*.parquet")
         ):
             try:
                 frame = pl.read_parquet(path, hive_partitioning=False)

@@ -242,7 +242,7 @@ def landed_world(data):
     world = World.new(data, small_settings(**SETTINGS), kind="landing")
     source = SimulatedSource(world.settings.simulation, world.settings.seed, START)
     for day in sorted(days(0, 2)):
-        for table in ("actions", "impressions", "pins"):
+        for table in ("actions", "impressions", "board_pins", "pins"):
             world.land(table, day, getattr(source, table)(day))
     return world
 
@@ -564,7 +564,7 @@ def expiring(undisturbed, tmp_path_factory):
     """A day more than the other world, the last of which gives up what is older than a day; read-only."""
     world = undisturbed.copy(tmp_path_factory.mktemp("expiring") / "data", small_settings(**SHORT))
     source = SimulatedSource(world.settings.simulation, world.settings.seed, START)
-    for table in ("actions", "impressions", "pins"):
+    for table in ("actions", "impressions", "board_pins", "pins"):
         world.land(table, on(3), getattr(source, table)(on(3)))
     # Index and snapshots have no rows to lose.
     assert world.backfill(on(3), on(3)) == [run("daily", 3)]

@@ -20,6 +20,16 @@ union all
 
 select
     dt,
+    'board_pins' as source,
+    reason,
+    json_object('board_id', board_id, 'user_id', user_id, 'pin_id', pin_id, 'ts', ts, 'file', file) as row
+from {{ ref('checked_board_pins') }}
+where reason is not null
+
+union all
+
+select
+    dt,
     'pins' as source,
     coalesce(reason, 'the pin is known already, and its embedding is fixed') as reason,
     json_object(

@@ -111,6 +111,7 @@ BETTER_THAN_BASELINES = PartitionCheck(
 CHECKS: dict[str, list[PartitionCheck]] = {
     "staging.actions": [_volume("staging.actions")],
     "staging.impressions": [_volume("staging.impressions")],
+    "staging.board_pins": [_volume("staging.board_pins")],
     "users.medoids": [CLUSTERS_ARE_USUAL],
     "marts.medoid_reuse": [REUSE_IS_USUAL],
     "retrieval.recommendations": [COSINE_IS_STEADY],

@@ -23,8 +23,12 @@ def refuse_other_source(warehouse: Warehouse, source: Source) -> None:
     if not Path(warehouse.database).exists():
         return
     landed = source.kind == "landing"
+    # One that was begun before a table was thought of gets it with the next write.
+    tables = warehouse.read("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'raw'")["table_name"]
+    if tables.is_empty():
+        return
     # Landed rows, and only they, name their file.
-    files = " UNION ALL ".join(f"SELECT file FROM raw.{table}" for table in TABLES)
+    files = " UNION ALL ".join(f"SELECT file FROM raw.{table}" for table in tables)
     foreign = f"SELECT 1 FROM ({files}) WHERE (file IS NOT NULL) <> $landed LIMIT 1"
     if len(warehouse.read(foreign, {"landed": landed})):
         raise dg.Failure(
@@ -75,5 +79,5 @@ def _raw_asset(table: str) -> dg.AssetsDefinition:
     return raw
 
 
-TABLES = ("actions", "impressions", "pins")
+TABLES = ("actions", "impressions", "board_pins", "pins")
 ASSETS = [_raw_asset(table) for table in TABLES]

@@ -24,9 +24,11 @@ NOTHING_IS_LOST = PartitionCheck(
     WITH counted AS (
         SELECT dt, 'actions' AS source, 1 AS came, 0 AS kept FROM raw.actions
         UNION ALL SELECT dt, 'impressions', 1, 0 FROM raw.impressions
+        UNION ALL SELECT dt, 'board_pins', 1, 0 FROM raw.board_pins
         UNION ALL SELECT dt, 'pins', 1, 0 FROM raw.pins
         UNION ALL SELECT dt, 'actions', 0, 1 FROM staging.actions
         UNION ALL SELECT dt, 'impressions', 0, 1 FROM staging.impressions
+        UNION ALL SELECT dt, 'board_pins', 0, 1 FROM staging.board_pins
         UNION ALL SELECT dt, 'pins', 0, 1 FROM staging.pins
         UNION ALL SELECT dt, source, 0, 1 FROM staging.rejected
     )
@@ -37,7 +39,7 @@ NOTHING_IS_LOST = PartitionCheck(
     )
     GROUP BY dt, source HAVING sum(came) <> sum(kept)
     """,
-    reads=("staging.actions", "staging.impressions", "staging.pins"),
+    reads=("staging.actions", "staging.impressions", "staging.board_pins", "staging.pins"),
 )
 
 CHECKS = {"staging.rejected": [NOTHING_IS_LOST]}

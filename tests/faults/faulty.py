@@ -44,7 +44,7 @@ class SmallWorld(World):
         world = cls.opened(data, daily)
         source = SimulatedSource(world.settings.simulation, world.settings.seed, START)
         for day in map(on, range(days)):
-            for table in ("actions", "impressions", "pins"):
+            for table in ("actions", "impressions", "board_pins", "pins"):
                 world.land(table, day, getattr(source, table)(day))
         return world
 

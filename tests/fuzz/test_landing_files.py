@@ -25,6 +25,7 @@ NOON = datetime.datetime(2026, 3, 1, 12)
 COLUMNS = {
     "actions": ("user_id", "pin_id", "action", "ts"),
     "impressions": ("user_id", "pin_id", "ts"),
+    "board_pins": ("board_id", "user_id", "pin_id", "ts"),
     "pins": ("pin_id", "created_at", "embedding", "title", "category", "width", "height", "text_fraction"),
 }
 
@@ -93,6 +94,7 @@ COLUMN = st.one_of(
 )
 # So that not every file has some column of a wrong type.
 RIGHT = {
+    "board_id": integers(pl.Int64, -(2**63), 2**63 - 1),
     "user_id": integers(pl.Int64, -(2**63), 2**63 - 1),
     "pin_id": integers(pl.Int64, -(2**63), 2**63 - 1),
     "action": values(pl.String, TEXTS),
@@ -192,6 +194,12 @@ def test_impressions(files):
     check("impressions", files)
 
 
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(files=FILES["board_pins"])
+def test_board_pins(files):
+    check("board_pins", files)
+
+
 @settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files=FILES["pins"])
 def test_pins(files):
@@ -234,7 +242,7 @@ def stage(table, raw):
         for other in COLUMNS:
             rows = raw if other == table else getattr(LandingSource(Path("nowhere")), other)(DAY)
             replace_partitions(connection, tables[f"raw.{other}"], [DAY], rows, run_id="run")
-        for model in ("staging.actions", "staging.impressions", "staging.pins", "staging.rejected"):
+        for model in (*(f"staging.{other}" for other in COLUMNS), "staging.rejected"):
             variables = {"first_dt": DAY, "last_dt": DAY, "dimensions": embedding_dimensions(connection)}
             rows = connection.sql(load_sql_models()[model].render(variables)).pl()
             replace_partitions(connection, tables[model], [DAY], rows, run_id="run")
@@ -243,7 +251,7 @@ def stage(table, raw):
     assert len(kept) + len(refused) == len(raw)
     assert refused["reason"].null_count() == 0
     assert refused["reason"].str.len_chars().min() != 0
-    ids = [name for name in ("user_id", "pin_id") if name in kept.columns]
+    ids = [name for name in ("board_id", "user_id", "pin_id") if name in kept.columns]
     assert kept.select(ids).null_count().sum_horizontal().item() == 0
     assert not (kept["pin_id"] == -1).any()
     if table == "pins":

@@ -68,6 +68,7 @@ def made_world(tmp_path_factory, world_settings) -> tuple[World, dict[str, list[
     for day in (on(offset) for offset in range(11)):
         world.land("actions", day, pl.concat([source.actions(day).drop("file"), extra[day]]))
         world.land("impressions", day, source.impressions(day))
+        world.land("board_pins", day, source.board_pins(day))
         pins = source.pins(day)
         if day == LAST:
             late = pins[0].with_columns(

@@ -15,6 +15,9 @@ UNUSUAL = {
     "staging.impressions": (
         "UPDATE operations.partitions SET rows = 0 WHERE table_name = 'staging.impressions' AND dt < $day"
     ),
+    "staging.board_pins": (
+        "UPDATE operations.partitions SET rows = 10 * rows WHERE table_name = 'staging.board_pins' AND dt < $day"
+    ),
     # A cluster a user on each of the days before.
     "users.medoids": """
         INSERT INTO users.medoids BY NAME

@@ -505,7 +505,7 @@ FUTURE_CHANGED_OR_REMOVED = [
 def test_a_day_does_not_look_ahead(world, tmp_path, statements):
     copy = world.copy(tmp_path / "data")
     copy.execute(*statements, day=YESTERDAY)
-    for table in ("actions", "impressions", "pins"):
+    for table in ("actions", "impressions", "board_pins", "pins"):
         for file in (copy.landing / table / f"dt={LAST}").iterdir():
             file.unlink()
     # Nothing of the day itself is left to be read either.

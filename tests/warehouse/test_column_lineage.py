@@ -48,7 +48,7 @@ def lineage_of(table):
         ("staging.actions.user_id", {"raw.actions.user_id"}),
         ("staging.pins.embedding", {"raw.pins.embedding"}),
         # Of a union, all parts.
-        ("staging.rejected.dt", {"raw.actions.dt", "raw.impressions.dt", "raw.pins.dt"}),
+        ("staging.rejected.dt", {f"raw.{source}.dt" for source in ("actions", "impressions", "board_pins", "pins")}),
         ("staging.rejected.source", set()),
         # An alias; another table's column.
         ("marts.interests.actions", {"users.medoids.size"}),

@@ -21,7 +21,8 @@ from pinnersage_assets.warehouse.tables import all_tables
 
 Day = datetime.date
 DAYS = [Day(2026, 3, day) for day in (1, 2, 3)]
-STAGING = ["staging.actions", "staging.impressions", "staging.pins", "staging.rejected"]
+SOURCES = ["actions", "impressions", "board_pins", "pins"]
+STAGING = [*(f"staging.{source}" for source in SOURCES), "staging.rejected"]
 NAN, INF = math.nan, math.inf
 _POLARS = {
     "BIGINT": pl.Int64,
@@ -51,6 +52,10 @@ def impression(day: Day = DAYS[0], **values) -> dict:
     return {"dt": day, "user_id": 1, "pin_id": 2, "ts": at(day), "file": "i.parquet"} | values
 
 
+def save(day: Day = DAYS[0], **values) -> dict:
+    return {"dt": day, "board_id": 3, "user_id": 1, "pin_id": 2, "ts": at(day), "file": "b.parquet"} | values
+
+
 def pin(day: Day = DAYS[0], **values) -> dict:
     return {"dt": day, "pin_id": 2, "created_at": at(day), "embedding": [3.0, 4.0], "file": "p.parquet"} | values
 
@@ -58,16 +63,18 @@ def pin(day: Day = DAYS[0], **values) -> dict:
 class Staged:
     """Raw rows of some days, and what staging made of them."""
 
-    def __init__(self, actions=(), impressions=(), pins=(), runs=(DAYS,)) -> None:
+    def __init__(self, runs=(DAYS,), **came) -> None:
         self.connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
         self.connection.execute("SET TimeZone = 'UTC'")
         for days in runs:
-            self.run(days, actions, impressions, pins)
+            self.run(days, **came)
 
-    def run(self, days: list[Day], actions=(), impressions=(), pins=()) -> None:
-        """What a run does with those of the rows that are of its days."""
-        for table, rows in {"raw.actions": actions, "raw.impressions": impressions, "raw.pins": pins}.items():
-            self._replace(table, days, raw_rows(table, list(rows)).filter(pl.col("dt").is_in(list(days))))
+    def run(self, days: list[Day], **came) -> None:
+        """What a run does with those of the rows, by source, that are of its days."""
+        for source in SOURCES:
+            rows = raw_rows(f"raw.{source}", list(came.pop(source, ())))
+            self._replace(f"raw.{source}", days, rows.filter(pl.col("dt").is_in(list(days))))
+        assert not came
         for table in STAGING:
             self._replace(table, days, self._computed(table, days))
 
@@ -96,7 +103,7 @@ class Staged:
         return json.loads(row)
 
 
-# Actions and impressions.
+# Actions, impressions and boards.
 
 NULLS_AND_TIMES = [
     ({"user_id": None}, "user_id is null"),
@@ -122,10 +129,19 @@ def test_an_impression_with_a_fault_is_refused(fault, reason):
     assert staged.reasons("impressions") == [reason]
 
 
+@pytest.mark.parametrize(("fault", "reason"), [*NULLS_AND_TIMES, ({"board_id": None}, "board_id is null")])
+def test_a_save_with_a_fault_is_refused(fault, reason):
+    staged = Staged(board_pins=[save(), save(**({"user_id": 7} | fault))])
+    assert staged.accepted("board_pins", "board_id, user_id, pin_id, ts") == [(3, 1, 2, at(DAYS[0]))]
+    assert staged.reasons("board_pins") == [reason]
+
+
 def test_the_bounds_of_a_day_belong_to_it():
     times = [at(DAYS[0], 0), at(DAYS[1], 0) - datetime.timedelta(microseconds=1)]
-    staged = Staged(actions=[action(ts=ts) for ts in times], impressions=[impression(ts=ts) for ts in times])
-    assert staged.accepted("actions", "ts") == staged.accepted("impressions", "ts") == [(ts,) for ts in times]
+    made = {"actions": action, "impressions": impression, "board_pins": save}
+    staged = Staged(**{source: [make(ts=ts) for ts in times] for source, make in made.items()})
+    for source in made:
+        assert staged.accepted(source, "ts") == [(ts,) for ts in times]
 
 
 def test_of_exact_copies_one_stays():
@@ -136,6 +152,13 @@ def test_of_exact_copies_one_stays():
     assert staged.reasons("actions") == ["duplicate of another row of the day"] * 2
     assert len(staged.accepted("impressions", "ts")) == 2
     assert staged.reasons("impressions") == ["duplicate of another row of the day"]
+
+
+def test_a_pin_may_be_saved_again_but_not_at_the_same_moment_to_the_same_board():
+    others = [save(board_id=9), save(user_id=9), save(pin_id=9), save(ts=at(DAYS[0], 13)), save(DAYS[1])]
+    staged = Staged(board_pins=[save(), save(file=None), *others])
+    assert len(staged.accepted("board_pins", "ts")) == 1 + len(others)
+    assert staged.reasons("board_pins") == ["duplicate of another row of the day"]
 
 
 def test_an_action_on_a_pin_that_nobody_knows_stays():
@@ -268,6 +291,11 @@ def test_a_refused_impression_is_kept_as_it_came():
     assert row == {"user_id": -5, "pin_id": 2, "ts": str(ts), "file": TEXT}
 
 
+def test_a_refused_save_is_kept_as_it_came():
+    row = Staged(board_pins=[save(board_id=-(2**63), user_id=None, file=TEXT)]).rejected_row()
+    assert row == {"board_id": -(2**63), "user_id": None, "pin_id": 2, "ts": str(at(DAYS[0])), "file": TEXT}
+
+
 def test_a_refused_pin_is_kept_as_it_came():
     odd = {"title": TEXT, "category": None, "image_url": "u", "width": -1, "height": 7, "text_fraction": NAN}
     staged = Staged(pins=[pin(), pin(embedding=[NAN, None, INF, 0.1, 1e-30], **odd)])
@@ -292,7 +320,8 @@ vectors = st.none() | st.lists(st.sampled_from([0.0, 1.0, -2.5, 1e30, 1e-30, NAN
 def events(draw, make):
     day, hour = draw(few_days), draw(offsets)
     ts = None if hour is None else at(day, hour)
-    extra = {"action": draw(st.sampled_from([None, "repin", "hide"]))} if make is action else {}
+    more = {action: {"action": st.sampled_from([None, "repin", "hide"])}, save: {"board_id": ids}}
+    extra = {name: draw(values) for name, values in more.get(make, {}).items()}
     return make(day, user_id=draw(ids), pin_id=draw(ids), ts=ts, file=draw(st.sampled_from([None, "a"])), **extra)
 
 
@@ -307,10 +336,10 @@ def some_pins(draw):
 @given(
     actions=st.lists(events(action), max_size=15),
     impressions=st.lists(events(impression), max_size=15),
+    board_pins=st.lists(events(save), max_size=15),
     pins=st.lists(some_pins(), max_size=25),
 )
-def test_nothing_is_lost_and_day_by_day_is_the_same_as_a_range(actions, impressions, pins):
-    came = {"actions": actions, "impressions": impressions, "pins": pins}
+def test_nothing_is_lost_and_day_by_day_is_the_same_as_a_range(**came):
     found = []
     for runs in ((DAYS,), tuple([day] for day in DAYS)):
         staged = Staged(**came, runs=runs)
@@ -330,7 +359,7 @@ def test_nothing_is_lost_and_day_by_day_is_the_same_as_a_range(actions, impressi
             "SELECT dt, source, row::VARCHAR, CASE WHEN reason LIKE 'embedding %' THEN 'embedding' ELSE reason END "
             "FROM staging.rejected ORDER BY ALL"
         )
-        found.append([rejected, *(staged.read(f"FROM {table} ORDER BY ALL") for table in STAGING[:3])])
+        found.append([rejected, *(staged.read(f"FROM {table} ORDER BY ALL") for table in STAGING[:-1])])
         staged.connection.close()
     assert found[0] == found[1]
 
@@ -344,6 +373,7 @@ def test_the_assets_of_the_models_write_what_the_models_say(tmp_path):
     raw = {
         "raw.actions": [action(), action(user_id=None)],
         "raw.impressions": [],
+        "raw.board_pins": [save(DAYS[1], board_id=None)],
         "raw.pins": [pin(DAYS[1]), pin(DAYS[2])],
     }
     with warehouse.get_connection() as connection:
@@ -377,6 +407,7 @@ def test_the_assets_of_the_models_write_what_the_models_say(tmp_path):
     assert warehouse.read("SELECT dt, embedding FROM staging.pins").rows() == [(DAYS[1], pytest.approx([0.6, 0.8]))]
     assert warehouse.read("SELECT dt, source FROM staging.rejected ORDER BY ALL").rows() == [
         (DAYS[0], "actions"),
+        (DAYS[1], "board_pins"),
         (DAYS[2], "pins"),
     ]
     ledger = "SELECT dt, rows, code_version FROM operations.partitions WHERE table_name = 'staging.actions' ORDER BY dt"
