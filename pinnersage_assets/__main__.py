@@ -212,7 +212,7 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
                 resources["warehouse"],
                 instance,
                 ENVIRONMENT.start_date,
-                SETTINGS.window.days,
+                SETTINGS.longest_window,
                 SETTINGS.evaluation.horizon_days,
                 first,
                 last,

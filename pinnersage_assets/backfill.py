@@ -66,7 +66,7 @@ def plan_backfill(
         done: days of each table that are there and have passed their checks.
         expired: days of each table that had passed, and whose rows are gone: they lack where a later day reads them.
         start: the first partition.
-        window_days: length of the users' window.
+        window_days: the most days, up to a day, that something is made from.
         horizon_days: days after which models are judged; those of so many days before ``first`` are needed.
         first: first day whose whole lineage is wanted.
         last: last such day.

@@ -9,6 +9,7 @@ from pinnersage_assets.lineage import (
     clean_up,
     corpus,
     evaluation,
+    graph,
     health,
     operations,
     raw,
@@ -26,7 +27,7 @@ from pinnersage_assets.warehouse.column_lineage import column_lineage, declared_
 from pinnersage_assets.warehouse.sql_models import load_sql_models
 from pinnersage_assets.warehouse.tables import all_tables
 
-_GROUPS = (raw, sql, corpus, users, retrieval, serving, evaluation)
+_GROUPS = (raw, sql, corpus, users, graph, retrieval, serving, evaluation)
 
 
 # Whom to ask; all other tables are the method's.

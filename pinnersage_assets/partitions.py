@@ -39,6 +39,8 @@ SAME_DAY = _days(0, 0)
 """Day d reads day d."""
 WINDOW = _days(1 - SETTINGS.window.days, 0)
 """Day d reads the window that ends with d."""
+GRAPH_WINDOW = _days(1 - SETTINGS.graph_days, 0)
+"""Day d reads the days that end with d and make up the graph."""
 HISTORY = _days(_EVER, 0)
 """Day d reads everything up to d."""
 EARLIER = _days(_EVER, -1)

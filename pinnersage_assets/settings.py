@@ -121,6 +121,27 @@ class CorpusSettings(Section):
     )
 
 
+class GraphSettings(Section):
+    """The graph of pins and boards (Pixie, section 3)."""
+
+    days: int = Field(
+        0,
+        ge=0,
+        description="Days that make up the graph, the partition's day included; 0 means those of window.days. "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
+    )
+    boards: str = Field(
+        "given",
+        pattern="^(given|sessions)$",
+        description="What boards are: those `given` in staging.board_pins or, for data without any, users' `sessions`: "
+        "their actions of interest on a day without a pause of more than graph.session_minutes. "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
+    )
+    session_minutes: int = Field(
+        30, ge=0, description="A longer pause begins a new session; with 0 each moment is one, such as a basket's."
+    )
+
+
 class IndexSettings(Section):
     """How the nearest pins are found: exactly in a small corpus, by HNSW (USearch) in a large one."""
 
@@ -330,9 +351,11 @@ class RetentionSettings(Section):
     raw_days: int = Field(
         7,
         ge=0,
-        description="raw.actions, raw.impressions and raw.pins: what staging holds too, embeddings above all.",
+        description="raw.actions, raw.impressions, raw.board_pins and raw.pins: what staging holds too, most of it "
+        "embeddings.",
     )
     clusters_days: int = Field(2, ge=0, description="users.clusters: which pins form whose clusters.")
+    edges_days: int = Field(2, ge=0, description="graph.edges: which pins are on which boards, a row each and day.")
     medoids_days: int = Field(30, ge=0, description="users.medoids and marts.interests: users' embeddings.")
     recommendations_days: int = Field(
         7, ge=0, description="retrieval.recommendations and marts.medoid_reuse; at least evaluation.horizon_days."
@@ -410,7 +433,9 @@ class ChecksSettings(Section):
 
     trailing_days: int = Field(7, ge=1, description="Days before a day that it is held against.")
     volume_ratio: float = Field(
-        2, gt=1, description="Rows of actions and impressions: so often as many as usual, or as few, are a warning."
+        2,
+        gt=1,
+        description="Rows of actions, impressions and board_pins: so often as many as usual, or as few, are a warning.",
     )
     clusters_ratio: float = Field(1.25, gt=1, description="The same of clusters per user.")
     reuse_ratio: float = Field(1.5, gt=1, description="The same of users who share a medoid.")
@@ -433,6 +458,7 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     clustering: ClusteringSettings = ClusteringSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     corpus: CorpusSettings = CorpusSettings()
+    graph: GraphSettings = GraphSettings()
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -449,6 +475,16 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     checks: ChecksSettings = ChecksSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     simulation: SimulationSettings = SimulationSettings()
+
+    @property
+    def graph_days(self) -> int:
+        """Days that make up the graph."""
+        return self.graph.days or self.window.days
+
+    @property
+    def longest_window(self) -> int:
+        """The most days, up to a day, that something is made from."""
+        return max(self.window.days, self.graph_days)
 
     @model_validator(mode="after")
     def _choices_are_not_judged_by_what_made_them(self) -> Self:
@@ -558,7 +594,7 @@ def _start_date(variables: Mapping[str, str], data_dir: Path, source: str) -> da
         except ValueError as error:
             raise ValueError(f"PINNERSAGE_START_DATE is {text!r}; it must be a date such as 2026-01-31") from error
     if source == "landing":
-        tables = (data_dir / "landing" / table for table in ("actions", "impressions", "pins"))
+        tables = (data_dir / "landing" / table for table in ("actions", "impressions", "board_pins", "pins"))
         folders = (folder for table in tables for folder in table.glob("dt=*") if folder.is_dir())
         return min(filter(None, map(_landed_day, folders)), default=SIMULATED_START_DATE)
     return SIMULATED_START_DATE

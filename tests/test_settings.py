@@ -45,6 +45,15 @@ def test_the_day_after_the_validation_period_may_be_judged(tmp_path):
     assert load_settings(write(tmp_path, text)).evaluation.since == "2026-03-15"
 
 
+@pytest.mark.parametrize(
+    ("text", "graph", "longest"),
+    [("[window]\ndays = 14", 14, 14), ("[graph]\ndays = 7", 7, 90), ("[graph]\ndays = 180", 180, 180)],
+)
+def test_the_graph_is_of_the_window_or_of_days_of_its_own(tmp_path, text, graph, longest):
+    settings = load_settings(write(tmp_path, text))
+    assert (settings.graph_days, settings.longest_window) == (graph, longest)
+
+
 def test_an_empty_file_means_the_defaults(tmp_path):
     assert load_settings(write(tmp_path, "")) == Settings()
 
@@ -56,6 +65,7 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         ("[windwo]\ndays = 14", "windwo"),
         ("days = 14", "days"),
         ("[window]\ndays = 0", "window.days"),
+        ("[graph]\nboards = 'baskets'", "graph.boards"),
         ("[window]\ndays = 'many'", "window.days"),
         ("[window]\ninterest_actions = 'repin'", "window.interest_actions"),
         ("window = 14", "window"),
@@ -163,6 +173,7 @@ def start_date(tmp_path, *folders, **variables):
 def test_the_first_partition_is_the_first_landed_day_of_any_table(tmp_path):
     folders = ("actions/dt=2025-03-02", "pins/dt=2025-03-01", "impressions/dt=2025-04-01", "actions/dt=2025-03-05")
     assert start_date(tmp_path, *folders) == datetime.date(2025, 3, 1)
+    assert start_date(tmp_path, "board_pins/dt=2025-02-01") == datetime.date(2025, 2, 1)
 
 
 def test_a_start_date_that_is_said_wins(tmp_path):

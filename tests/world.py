@@ -132,7 +132,7 @@ class World:
             self.warehouse,
             self.instance,
             START,
-            self.settings.window.days,
+            self.settings.longest_window,
             self.settings.evaluation.horizon_days,
             first,
             last,

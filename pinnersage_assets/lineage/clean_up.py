@@ -23,8 +23,9 @@ from pinnersage_assets.warehouse.publishing import UnreadableCopyError
 
 # Tables by the setting of section `retention` that says how long rows stay.
 ROWS = {
-    "raw_days": ("raw.actions", "raw.impressions", "raw.pins"),
+    "raw_days": ("raw.actions", "raw.impressions", "raw.board_pins", "raw.pins"),
     "clusters_days": ("users.clusters",),
+    "edges_days": ("graph.edges",),
     "medoids_days": ("users.medoids", "marts.interests"),
     "recommendations_days": ("retrieval.recommendations", "marts.medoid_reuse"),
     "neighbours_days": ("retrieval.medoid_neighbours",),

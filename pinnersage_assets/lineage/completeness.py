@@ -8,7 +8,16 @@ from typing import Any
 
 import dagster as dg
 
-from pinnersage_assets.partitions import DAILY, EARLIER, KNOWN_DAY, KNOWN_WINDOW, SAME_DAY, SETTINGS, WINDOW
+from pinnersage_assets.partitions import (
+    DAILY,
+    EARLIER,
+    GRAPH_WINDOW,
+    KNOWN_DAY,
+    KNOWN_WINDOW,
+    SAME_DAY,
+    SETTINGS,
+    WINDOW,
+)
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.checks import PartitionCheck
 
@@ -39,6 +48,9 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
         window = settings.window.days - SETTINGS.window.days
         horizon = settings.evaluation.horizon_days - SETTINGS.evaluation.horizon_days
         earlier = {WINDOW: (window, 0), KNOWN_WINDOW: (window + horizon, 0), KNOWN_DAY: (horizon, horizon)}
+        if spec.key.path[0] == "graph":
+            # Its window may be as long as the users', and its mapping the same.
+            earlier = {GRAPH_WINDOW: (settings.graph_days - SETTINGS.graph_days, 0)}
         for n, mapping in enumerate(inputs.values()):
             start, end = earlier.get(mapping, (0, 0))
             days |= {f"from_{n}": mapping.start_offset - start, f"to_{n}": mapping.end_offset - end}

@@ -36,6 +36,11 @@ def impression_frame(*rows):
     return pl.DataFrame(rows, schema={"user_id": pl.Int64, "pin_id": pl.Int64, "ts": pl.Datetime("us")}, orient="row")
 
 
+def board_pin_frame(*rows):
+    ids = dict.fromkeys(["board_id", "user_id", "pin_id"], pl.Int64)
+    return pl.DataFrame(rows, schema={**ids, "ts": pl.Datetime("us")}, orient="row")
+
+
 def axis(n, length=2.0):
     return tuple(length * (i == n) for i in range(4))
 
@@ -90,6 +95,14 @@ BAD_IMPRESSIONS = {
     (1, 1, at(0)): "duplicate of another row of the day",
 }
 
+BAD_BOARD_PINS = {
+    (None, 1, 1, at(0)): "board_id is null",
+    (8, None, 1, at(0)): "user_id is null",
+    (8, 1, -1, at(0)): "pin_id -1 is reserved",
+    (8, 1, 1, at(-1)): "ts is before the day of its partition",
+    (8, 1, 1, at(0)): "duplicate of another row of the day",
+}
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -98,6 +111,7 @@ def world(tmp_path_factory):
     world.land("pins", on(0), pin_frame(*GOOD_PINS, *BAD_PINS))
     world.land("actions", on(0), action_frame(*GOOD_ACTIONS, *BAD_ACTIONS))
     world.land("impressions", on(0), impression_frame((1, 1, at(0)), *BAD_IMPRESSIONS))
+    world.land("board_pins", on(0), board_pin_frame((8, 1, 1, at(0)), (8, 1, 999, at(0)), *BAD_BOARD_PINS))
     world.land("pins", on(1), pin_frame((7, at(1), between(1, 2)), (2, at(1), axis(0))))
     world.land("actions", on(1), action_frame())
     world.land(
@@ -123,7 +137,13 @@ def rejected(world, source):
 
 
 @pytest.mark.parametrize(
-    ("source", "bad", "pin"), [("actions", BAD_ACTIONS, 1), ("impressions", BAD_IMPRESSIONS, 1), ("pins", BAD_PINS, 0)]
+    ("source", "bad", "pin"),
+    [
+        ("actions", BAD_ACTIONS, 1),
+        ("impressions", BAD_IMPRESSIONS, 1),
+        ("board_pins", BAD_BOARD_PINS, 2),
+        ("pins", BAD_PINS, 0),
+    ],
 )
 def test_every_bad_row_is_rejected_with_its_reason_and_no_other(world, source, bad, pin):
     assert rejected(world, source) == sorted((reason, str(row[pin])) for row, reason in bad.items())
@@ -145,6 +165,10 @@ def test_good_rows_are_all_there(world):
     assert pins["embedding"].dtype == pl.Array(pl.Float32, 4)
     assert pins["embedding"].to_list()[1] == [0.0, 1.0, 0.0, 0.0]  # of unit length now
     assert world.partition("staging.impressions", on(0)).height == 1
+    assert world.partition("staging.board_pins", on(0))["pin_id"].to_list() == [1, 999]
+    # The other pin is not known.
+    for day in map(on, range(3)):
+        assert world.partition("graph.edges", day).select("pin_id", "board_id").rows() == [(1, 8)]
 
 
 def test_a_known_pin_keeps_its_first_embedding(world):

@@ -22,6 +22,9 @@ SETTINGS = """
 days = 7
 [retrieval]
 budget = 90
+[graph]
+boards = "sessions"
+session_minutes = 0
 # How often what is random is drawn anew is no matter here, and takes most of the time.
 [evaluation]
 seeds = 2
@@ -74,6 +77,24 @@ def test_staging_refuses_only_what_an_invoice_lists_twice(published):
     first, last, n = days.row(0)
     assert (first, last) == (DAY - datetime.timedelta(days=7), DAY)
     assert n < 8  # the shop is closed on Saturdays
+
+
+def test_invoices_are_the_boards_of_the_graph(published):
+    # An invoice is what a customer bought at a moment.
+    found = rows(
+        published,
+        "SELECT user_id, first_ts, list(pin_id ORDER BY pin_id) FROM graph.edges WHERE dt = $day "
+        "GROUP BY board_id, user_id, first_ts ORDER BY ALL",
+    )
+    bought = rows(
+        published,
+        "SELECT user_id, ts, list(DISTINCT pin_id ORDER BY pin_id) FROM staging.actions WHERE dt > $day - 7 "
+        "AND pin_id IN (SELECT pin_id FROM staging.pins) GROUP BY user_id, ts ORDER BY ALL",
+    )
+    assert found.rows() == bought.rows()
+    assert len(found) > 100
+    boards = rows(published, "SELECT count(DISTINCT board_id) FROM graph.edges WHERE dt = $day").item()
+    assert boards == len(found)
 
 
 def test_customers_have_interests_that_read_as_such(published):
