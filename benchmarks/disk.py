@@ -28,7 +28,8 @@ JUDGED = 100
 
 # Tables whose partitions grow with the users, with those judged, with the pins that are known, or with the new ones.
 OF_USERS = (
-    *("raw.actions", "raw.impressions", "staging.actions", "staging.impressions", "users.clusters", "users.medoids"),
+    *("raw.actions", "raw.impressions", "raw.board_pins", "staging.actions", "staging.impressions"),
+    *("staging.board_pins", "users.clusters", "users.medoids", "graph.edges"),
     *("retrieval.recommendations", "retrieval.medoid_neighbours", "marts.interests", "marts.medoid_reuse"),
 )
 OF_PINS = ("corpus.pins", "corpus.excluded")

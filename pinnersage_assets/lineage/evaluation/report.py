@@ -65,8 +65,8 @@ _OUTCOMES = """
 
 # Of these the page gives the rows. All come before the page, so that a second run counts what the first one counted.
 _COUNTED = (
-    *("staging.actions", "staging.impressions", "staging.pins", "staging.rejected"),
-    *("corpus.near_duplicates", "corpus.excluded", "corpus.pins", "users.clusters", "users.medoids"),
+    *("staging.actions", "staging.impressions", "staging.board_pins", "staging.pins", "staging.rejected"),
+    *("corpus.near_duplicates", "corpus.excluded", "corpus.pins", "users.clusters", "users.medoids", "graph.edges"),
     *("retrieval.medoid_neighbours", "retrieval.recommendations"),
 )
 _VOLUMES = """
