@@ -194,7 +194,7 @@ def test_impressions(files):
     check("impressions", files)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files=FILES["board_pins"])
 def test_board_pins(files):
     check("board_pins", files)
