@@ -189,17 +189,20 @@ def _report(run) -> None:
 def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
     import dagster as dg
 
-    from pinnersage_assets.backfill import backfill
-    from pinnersage_assets.definitions import defs
-    from pinnersage_assets.lineage.raw import refuse_other_source
+    from pinnersage_assets.backfill import backfill, check_days
     from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
-    from pinnersage_assets.resources import build_resources
 
+    check_days(ENVIRONMENT.start_date, first, last)
     complete = datetime.date.fromisoformat(DAILY.get_last_partition_key() or "0001-01-01")
     if last > complete:
         raise click.ClickException(f"{last} is not over yet (UTC): the last complete day is {complete}")
     if ENVIRONMENT.source == "landing" and not any(ENVIRONMENT.data_dir.glob("landing/*/dt=*")):
         raise click.ClickException(f"there are no folders landing/*/dt=YYYY-MM-DD in {ENVIRONMENT.data_dir}")
+    # Not above: it takes seconds, and mistakes are told before it.
+    from pinnersage_assets.definitions import defs
+    from pinnersage_assets.lineage.raw import refuse_other_source
+    from pinnersage_assets.resources import build_resources
+
     resources = build_resources(ENVIRONMENT, SETTINGS)
     try:
         refuse_other_source(resources["warehouse"], resources["source"])

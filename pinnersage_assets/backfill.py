@@ -48,6 +48,23 @@ class PlannedRun:
         return f"{self.job} {self.first}" + (f" to {self.last}" if self.last > self.first else "")
 
 
+def check_days(start: Day, first: Day, last: Day) -> None:
+    """Refuse days that cannot be backfilled.
+
+    Args:
+        start: the first partition.
+        first: first day.
+        last: last day.
+
+    Raises:
+        ValueError: the days are out of order or before the first partition.
+    """
+    if first < start:
+        raise ValueError(f"cannot backfill {first}: the first partition is {start}")
+    if last < first:
+        raise ValueError(f"cannot backfill {first} to {last}: the last day is before the first")
+
+
 def plan_backfill(
     defs: dg.Definitions,
     done: Mapping[str, set[Day]],
@@ -80,10 +97,7 @@ def plan_backfill(
     Raises:
         ValueError: the days are out of order or before the first partition.
     """
-    if first < start:
-        raise ValueError(f"cannot backfill {first}: the first partition is {start}")
-    if last < first:
-        raise ValueError(f"cannot backfill {first} to {last}: the last day is before the first")
+    check_days(start, first, last)
     yesterday = first - _ONE_DAY
     known = max(start, first - horizon_days * _ONE_DAY)
     window_start = max(start, known - (window_days - 1) * _ONE_DAY)

@@ -3,6 +3,7 @@
 The package reads the environment when it is imported, so this is done before any test imports it.
 """
 
+import functools
 import os
 import tempfile
 
@@ -14,7 +15,26 @@ for _name in [name for name in os.environ if name.startswith(("PINNERSAGE_", "DA
 os.environ["PINNERSAGE_DATA_DIR"] = _DATA.name
 
 
+def _remember_schemas():
+    """Dagster infers the schema of all settings anew in every run, and tests make hundreds."""
+    from dagster._config.pythonic_config import config, resource
+
+    infer, known = config.infer_schema_from_config_class, {}
+
+    @functools.wraps(infer)
+    def remembered(model_cls, description=None, fields_to_omit=None, default=None):
+        if default is not None:
+            return infer(model_cls, description, fields_to_omit, default)
+        key = model_cls, description, frozenset(fields_to_omit or ())
+        if key not in known:
+            known[key] = infer(model_cls, description, fields_to_omit)
+        return known[key]
+
+    config.infer_schema_from_config_class = resource.infer_schema_from_config_class = remembered
+
+
 def pytest_configure(config):
+    _remember_schemas()
     # pytest resets the filters that the package sets; and these are Dagster's own affairs.
     for warning in (
         "ignore::dagster.BetaWarning",

@@ -11,8 +11,11 @@ from pinnersage_assets.settings import Settings
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-# These make days of history first, or start many processes, or Ray.
-_SLOW = ("ann", "daily_partition", "daily_peer", "disk", "evaluation", "online", "ray_nodes", "users")
+# These make days of history first, or start many processes, or Ray, or take many steps whatever the size.
+_SLOW = (
+    *("ann", "daily_partition", "daily_peer", "disk", "evaluation", "online", "online_update", "pixie", "ray_nodes"),
+    *("users", "ward"),
+)
 
 
 @pytest.mark.parametrize(

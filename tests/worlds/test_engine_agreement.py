@@ -66,7 +66,7 @@ def scratch(world):
     return list(Path(world.warehouse.database).parent.glob("scratch/*"))
 
 
-@pytest.mark.parametrize("rows_a_bucket", [20, 300])
+@pytest.mark.parametrize("rows_a_bucket", [20, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["in_process", "processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_every_engine_makes_the_same_rows(staged, expected, tmp_path, kind, rows_a_bucket):
     skip_without(kind)
@@ -156,8 +156,8 @@ def grouped(staged, tmp_path_factory):
 @pytest.mark.parametrize(
     ("kind", "rows_a_bucket"),
     [
-        ("in_process", 10**9),
-        ("in_process", 300),
+        pytest.param("in_process", 10**9, marks=pytest.mark.slow),
+        pytest.param("in_process", 300, marks=pytest.mark.slow),
         ("in_process", 60),
         ("processes", 300),
         pytest.param("ray", 300, marks=pytest.mark.slow),
@@ -275,7 +275,9 @@ def test_every_engine_retrieves_the_same_rows(retrieve, index, kind, rows_a_buck
     assert waited == also_waited > 5
 
 
-@pytest.mark.parametrize("index", INDEXES)
+@pytest.mark.parametrize(
+    "index", [pytest.param(name, marks=[] if name == "three shards" else pytest.mark.slow) for name in INDEXES]
+)
 def test_buckets_make_no_difference_to_what_is_retrieved(retrieve, index):
     (some, waited), (few, also_waited), (one, _) = (
         retrieve(index, kind="in_process", rows_a_bucket=rows) for rows in (200, 800, 10**9)

@@ -14,6 +14,8 @@ import pytest
 from pinnersage_assets.model.variants import CONTROLS, VARIANTS
 from pinnersage_assets.sources.online_retail import import_online_retail
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SHEET = REPOSITORY.parent / "shared/data/online_retail_II/transactions_2009-12_2010-12.parquet"
 FIRST, FIT_BEFORE, DAY = (datetime.date(2010, *month_and_day) for month_and_day in ((11, 8), (11, 15), (11, 16)))
