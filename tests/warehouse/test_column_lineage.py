@@ -15,11 +15,12 @@ ASSETS = {".".join(spec.key.path): spec for spec in defs.resolve_all_asset_specs
 # What comes in, and what runs say of themselves, comes from no table.
 WRITTEN_BY_PYTHON = [t for t in ASSETS if t not in MODELS and not t.startswith(("raw.", "operations."))]
 
-# What is an input only under other settings than those of the tests: calibration.use, feedback.strength.
+# What is an input only under other settings than those of the tests: calibration.use, feedback.strength, graph.boards.
 _CHOICES = {"evaluation.calibration"}
 INPUTS_OF_SETTINGS = {
     "users.clusters": _CHOICES,
     "users.medoids": {*_CHOICES, "staging.impressions"},
+    "graph.edges": {"staging.actions"},
     "retrieval.hnsw_index": _CHOICES,
     "serving.snapshot": _CHOICES,
 }
