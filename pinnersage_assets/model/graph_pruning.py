@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pinnersage_assets.model.population import batches, offsets_of
+from pinnersage_assets.model.selected_vectors import Vectors
 
 # The topic of a pin that has none.
 NO_TOPIC = -1
@@ -40,7 +41,7 @@ def pruned(
     pin_rows: NDArray[np.int64],
     board_rows: NDArray[np.int64],
     topics: ArrayLike,
-    vectors: NDArray[np.floating],
+    vectors: Vectors,
     largest_entropy: float = math.inf,
     degree_exponent: float = 1.0,
 ) -> Pruning:
@@ -61,7 +62,7 @@ def pruned(
     Raises:
         ValueError: an argument is not as described above; names the argument.
     """
-    topics, vectors = np.asarray(topics), np.asarray(vectors)
+    topics = np.asarray(topics)
     _check(pin_rows, board_rows, topics)
     if vectors.ndim != 2 or len(vectors) != len(topics):
         raise ValueError(f"vectors must be of shape ({len(topics)}, d), a row a pin, not {vectors.shape}")
@@ -149,7 +150,7 @@ def _entropies(pins: NDArray[np.int64], boards: NDArray[np.int64], topics: NDArr
 
 
 def _near(
-    pins: NDArray[np.int64], boards: NDArray[np.int64], vectors: NDArray[np.floating], degree_exponent: float
+    pins: NDArray[np.int64], boards: NDArray[np.int64], vectors: Vectors, degree_exponent: float
 ) -> NDArray[np.bool_]:
     """Which edges, sorted by board and each there once, are among the nearest of their pin."""
     degrees = np.bincount(pins, minlength=len(vectors))
@@ -168,7 +169,7 @@ def _near(
     return near
 
 
-def _cosines(pins: NDArray[np.int64], boards: NDArray[np.int64], vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+def _cosines(pins: NDArray[np.int64], boards: NDArray[np.int64], vectors: Vectors) -> NDArray[np.float64]:
     """Of each edge, sorted by board, the cosine of the pin's vector and the mean of the board's."""
     cosines = np.empty(len(pins))
     offsets = offsets_of(boards)
