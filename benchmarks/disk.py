@@ -30,7 +30,8 @@ JUDGED = 100
 OF_USERS = (
     *("raw.actions", "raw.impressions", "raw.board_pins", "staging.actions", "staging.impressions"),
     *("staging.board_pins", "users.clusters", "users.medoids", "graph.edges"),
-    *("retrieval.recommendations", "retrieval.medoid_neighbours", "marts.interests", "marts.medoid_reuse"),
+    *("retrieval.recommendations", "retrieval.pixie_recommendations", "retrieval.blended_recommendations"),
+    *("retrieval.medoid_neighbours", "marts.interests", "marts.medoid_reuse"),
 )
 OF_PINS = ("corpus.pins", "corpus.excluded")
 OF_JUDGED_USERS = (
@@ -104,10 +105,14 @@ def _show_year(folder: Path, users: int) -> None:
         once, daily = (first, new / (DAY - START).days) if table in OF_NEW_PINS else (0, of_day)
         scale = grows.get(table, 1) * per_row
         found.append((table, per_row, once * scale, daily * scale, days_of.get(table, 0)))
-    index, snapshots, store = (_size(folder / name) for name in ("index", "serving/pins", "serving"))
+    index, graphs, snapshots, store = (_size(folder / name) for name in ("index", "graph", "serving/pins", "serving"))
     # There are two index files: yesterday's too. A file goes one clean-up after its row let go of it.
-    index_days, snapshot_days = (of_files[table] + 1 for table in ("retrieval.hnsw_index", "serving.snapshot"))
+    index_days, graph_days, snapshot_days = (
+        of_files[table] + 1 for table in ("retrieval.hnsw_index", "graph.snapshot", "serving.snapshot")
+    )
     found.append(("files of the index", 0, 0, by_pins * index / 2, index_days))
+    # As many: the graph is made of the day before too.
+    found.append(("files of the graph", 0, 0, by_users * graphs / 2, graph_days))
     found.append(("files of pins for the service", 0, 0, by_pins * snapshots, snapshot_days))
     found.append(("users in the service's store", 0, 0, by_users * (store - snapshots), snapshot_days))
     _print_year(found)

@@ -18,6 +18,7 @@ from pinnersage_assets.lineage import (
     sql,
     stale_partitions,
     users,
+    walks,
 )
 from pinnersage_assets.lineage.completeness import inputs_are_complete
 from pinnersage_assets.partitions import DAILY, ENVIRONMENT, SETTINGS
@@ -27,7 +28,7 @@ from pinnersage_assets.warehouse.column_lineage import column_lineage, declared_
 from pinnersage_assets.warehouse.sql_models import load_sql_models
 from pinnersage_assets.warehouse.tables import all_tables
 
-_GROUPS = (raw, sql, corpus, users, graph, retrieval, serving, evaluation)
+_GROUPS = (raw, sql, corpus, users, graph, retrieval, walks, serving, evaluation)
 
 
 # Whom to ask; all other tables are the method's.

@@ -56,9 +56,9 @@ near_duplicates = _job(
 users_and_retrieval = _job(
     "users_and_retrieval",
     dg.AssetSelection.assets(["corpus", "excluded"], ["corpus", "pins"])
-    | dg.AssetSelection.groups("users", "retrieval"),
-    "Which pins may be recommended, users' embeddings and recommendations, one day a run: what the next day's "
-    "evaluation needs.",
+    | dg.AssetSelection.groups("users", "graph", "retrieval"),
+    "Which pins may be recommended, users' embeddings, the graph and recommendations, one day a run: what the next "
+    "day's evaluation needs.",
 )
 
 JOBS = [daily, raw_and_staging, pins, near_duplicates, users_and_retrieval]

@@ -140,6 +140,18 @@ class GraphSettings(Section):
     session_minutes: int = Field(
         30, ge=0, description="A longer pause begins a new session; with 0 each moment is one, such as a basket's."
     )
+    diverse_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the boards that pruning drops, those whose pins' topics differ most; 0 drops none.",
+    )
+    degree_exponent: float = Field(
+        0.91,
+        gt=0,
+        le=1,
+        description="δ of pruning: a pin on n boards stays on the n^δ that are most like it; 1 keeps all.",
+    )
 
 
 class IndexSettings(Section):
@@ -192,6 +204,65 @@ class RetrievalSettings(Section):
         if self.budget < self.sampled_medoids:
             raise ValueError(f"a budget of {self.budget} leaves nothing to each of {self.sampled_medoids} medoids")
         return self
+
+
+class PixieSettings(Section):
+    """Candidates by random walks over the pruned graph of pins and boards (Pixie, section 3)."""
+
+    queries: str = Field(
+        "actions",
+        pattern="^(actions|medoids)$",
+        description="Where walks begin: at the pins of a user's latest `actions` of interest inside the window, by "
+        "time and action, or at the user's `medoids`, by importance. "
+        "Set it in settings.toml: the lineage shown in the UI follows it when the definitions load.",
+    )
+    query_pins: int = Field(
+        20, ge=1, description="Pins that walks of a user begin at: the latest acted on, or the most important medoids."
+    )
+    decay_per_day: float = Field(
+        0.05, ge=0, allow_inf_nan=False, description="How fast an action fades, exp(-decay age); 0 switches that off."
+    )
+    action_weights: dict[str, float] = Field(
+        {}, description="What an action weighs, such as `{click = 0.5}`; those that are not named weigh 1."
+    )
+    steps: int = Field(5_000, ge=1, description="N: steps of all walks of a user together.")
+    restart: float = Field(0.5, gt=0, le=1, description="α: the probability that a walk ends with a step.")
+    scaled: bool = Field(
+        True, description="Whether steps are shared out by the degrees of query pins too (equations 1 and 2)."
+    )
+    boosted: bool = Field(
+        True, description="Whether pins that are visited from several query pins count more (equation 3)."
+    )
+    stop_pins: int = Field(
+        0, ge=0, description="n_p: walks of a user stop once so many pins are well visited; 0 never stops them early."
+    )
+    stop_visits: int = Field(4, ge=1, description="n_v: visits that make a pin well visited.")
+    bias: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The probability that a step keeps to the category that most of the user's query pins have, where "
+        "the board has pins of it.",
+    )
+    budget: int = Field(0, ge=0, description="Candidates per user; 0 means those of retrieval.budget.")
+
+    @model_validator(mode="after")
+    def _weights_are_weights(self) -> Self:
+        for action, weight in self.action_weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"action_weights.{action} is {weight} and must be a number that is not negative")
+        return self
+
+
+class BlendingSettings(Section):
+    """One list of both: PinnerSage's candidates and Pixie's."""
+
+    pixie_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Pixie's part of the retrieval.budget pins, PinnerSage's is the rest; 0 and 1 leave one out.",
+    )
 
 
 class EvaluationSettings(Section):
@@ -358,7 +429,10 @@ class RetentionSettings(Section):
     edges_days: int = Field(2, ge=0, description="graph.edges: which pins are on which boards, a row each and day.")
     medoids_days: int = Field(30, ge=0, description="users.medoids and marts.interests: users' embeddings.")
     recommendations_days: int = Field(
-        7, ge=0, description="retrieval.recommendations and marts.medoid_reuse; at least evaluation.horizon_days."
+        7,
+        ge=0,
+        description="retrieval.recommendations, retrieval.pixie_recommendations, retrieval.blended_recommendations and "
+        "marts.medoid_reuse; at least evaluation.horizon_days.",
     )
     neighbours_days: int = Field(2, ge=0, description="retrieval.medoid_neighbours.")
     corpus_days: int = Field(
@@ -375,6 +449,7 @@ class RetentionSettings(Section):
     index_days: int = Field(
         7, ge=0, description="Files of the index, whose rows stay without a path; at least evaluation.horizon_days."
     )
+    graph_days: int = Field(2, ge=0, description="Files of the graph, whose rows stay without a path.")
     snapshot_days: int = Field(2, ge=0, description="What the service answers from; rows stay without a version.")
 
 
@@ -461,6 +536,8 @@ class Settings(dg.ConfigurableResource, extra="forbid"):
     graph: GraphSettings = GraphSettings()
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    pixie: PixieSettings = PixieSettings()
+    blending: BlendingSettings = BlendingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     models: dict[str, ModelSettings] = Field(

@@ -175,7 +175,7 @@ def test_the_daily_job_holds_everything_and_ends_in_the_publication():
         ("near_duplicates", {"corpus.near_duplicates"}),
         (
             "users_and_retrieval",
-            {table for table in TABLES if table.split(".")[0] in ("corpus", "users", "retrieval")}
+            {table for table in TABLES if table.split(".")[0] in ("corpus", "users", "graph", "retrieval")}
             - {"corpus.near_duplicates"},
         ),
         ("pins", {"raw.pins", "staging.pins", "staging.rejected"}),

@@ -14,6 +14,7 @@ import duckdb
 import polars as pl
 
 from pinnersage_assets.lineage.corpus_index import delete_unnamed_files, forget_old_files
+from pinnersage_assets.lineage.graph_snapshot import delete_unnamed_graphs, forget_old_graphs
 from pinnersage_assets.lineage.serving import delete_unnamed_snapshots, forget_old_snapshots
 from pinnersage_assets.partitions import DAILY, after, partition_day
 from pinnersage_assets.settings import Settings
@@ -27,7 +28,10 @@ ROWS = {
     "clusters_days": ("users.clusters",),
     "edges_days": ("graph.edges",),
     "medoids_days": ("users.medoids", "marts.interests"),
-    "recommendations_days": ("retrieval.recommendations", "marts.medoid_reuse"),
+    "recommendations_days": (
+        *("retrieval.recommendations", "retrieval.pixie_recommendations", "retrieval.blended_recommendations"),
+        "marts.medoid_reuse",
+    ),
     "neighbours_days": ("retrieval.medoid_neighbours",),
     "corpus_days": ("corpus.pins", "corpus.excluded"),
     "evaluation_days": ("evaluation.retrieval_users", "evaluation.ranking_users"),
@@ -36,6 +40,7 @@ ROWS = {
 # The same of tables whose rows describe files: what makes a row forget its file, and what deletes forgotten files.
 FILES = {
     "index_days": ("retrieval.hnsw_index", forget_old_files, delete_unnamed_files),
+    "graph_days": ("graph.snapshot", forget_old_graphs, delete_unnamed_graphs),
     "snapshot_days": ("serving.snapshot", forget_old_snapshots, delete_unnamed_snapshots),
 }
 

@@ -30,7 +30,7 @@ from pinnersage_assets.model.selected_vectors import Vectors
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
-from pinnersage_assets.warehouse.publishing import UNNAMED_FOR_SECONDS, named
+from pinnersage_assets.warehouse.publishing import delete_unnamed
 
 # An index grows while the pins that came and went since it was built are at most this share of it: each costs it a
 # little recall and speed, and a build puts like pins next to each other again.
@@ -366,15 +366,7 @@ def delete_unnamed_files(warehouse: Warehouse, settings: Settings) -> dict[Path,
     Returns:
         Their sizes in bytes.
     """
-    kept = named(warehouse, "retrieval.hnsw_index", "path")
-    deleted = {}
-    for file in (warehouse.data_folder / "index").glob("dt=*/*"):
-        status = file.stat()
-        unnamed = str(file.relative_to(warehouse.data_folder)) not in kept
-        if unnamed and status.st_mtime < time.time() - UNNAMED_FOR_SECONDS:
-            file.unlink(missing_ok=True)
-            deleted[file] = status.st_size
-    return deleted
+    return delete_unnamed(warehouse, "retrieval.hnsw_index", "index")
 
 
 def restriction(warehouse: Warehouse, day: datetime.date, condition: str) -> pl.Series | None:

@@ -7,9 +7,11 @@ import datetime
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
+from pinnersage_assets.lineage.graph_snapshot import CODE_VERSION, make_snapshots
 from pinnersage_assets.lineage.queries import INTEREST_ACTIONS
-from pinnersage_assets.partitions import DAILY, GRAPH_WINDOW, HISTORY, SETTINGS, partition_day, reads
+from pinnersage_assets.partitions import DAILY, GRAPH_WINDOW, HISTORY, SAME_DAY, SETTINGS, partition_day, reads
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.buckets import write_parquet
 from pinnersage_assets.warehouse.database import Warehouse
@@ -72,4 +74,17 @@ def _scope(day: datetime.date, settings: Settings) -> dict[str, Any]:
     return scope
 
 
-ASSETS = [edges]
+@dg.asset(
+    key=["graph", "snapshot"],
+    partitions_def=DAILY,
+    deps=[*reads(SAME_DAY, "graph.edges"), *reads(HISTORY, "staging.pins", "corpus.near_duplicates")],
+    kinds={"numpy", "file"},
+    code_version=CODE_VERSION,
+)
+def snapshot(context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings) -> pl.DataFrame:
+    """The day's graph as a file that is mapped into memory, and another one of what pruning leaves."""
+    rows = make_snapshots(warehouse, settings, partition_day(context), context.log)
+    return pl.DataFrame(list(rows), schema_overrides={"largest_entropy": pl.Float64})
+
+
+ASSETS = [edges, snapshot]

@@ -44,6 +44,12 @@ _ACTED_ON_CORPUS_PINS = """
 # near-duplicates of such pins: never recommended.
 SEEN_CORPUS_PINS = _ACTED_ON_CORPUS_PINS.format(columns="DISTINCT a.user_id, c.pin_id", days="BETWEEN $first AND $day")
 
+# Near-duplicates and the pin that they repeat, as of $day: of those that look the same, one stands for all.
+CANONICAL_PINS = "SELECT pin_id, canonical_pin_id FROM corpus.near_duplicates WHERE dt <= $day"
+
+# A number for each category, the same on every day and wherever it is asked for; not negative.
+CATEGORY_CODE = "(md5_number_lower(category) >> 1)::BIGINT"
+
 # Days from the end of $day to an action after it.
 DAYS_SINCE = "epoch({ts} - ($day + INTERVAL 1 DAY)) / 86400"
 

@@ -110,3 +110,27 @@ def named(warehouse: Warehouse, table: str, column: str) -> set[str]:
         except duckdb.Error as error:
             raise UnreadableCopyError(f"{warehouse.published} cannot be read: {error}") from error
     return names
+
+
+def delete_unnamed(warehouse: Warehouse, table: str, folder: str) -> dict[Path, int]:
+    """Delete the files of a folder that no row names: of old days, and of runs that were killed.
+
+    Args:
+        warehouse: of the data directory.
+        table: whose column ``path`` names files, relative to the data directory.
+        folder: in the data directory, with a folder a day.
+
+    Returns:
+        Their sizes in bytes.
+
+    Raises:
+        UnreadableCopyError: as `named`.
+    """
+    kept, deleted = named(warehouse, table, "path"), {}
+    for file in (warehouse.data_folder / folder).glob("dt=*/*"):
+        status = file.stat()
+        unnamed = str(file.relative_to(warehouse.data_folder)) not in kept
+        if unnamed and status.st_mtime < time.time() - UNNAMED_FOR_SECONDS:
+            file.unlink(missing_ok=True)
+            deleted[file] = status.st_size
+    return deleted

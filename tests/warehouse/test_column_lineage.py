@@ -15,18 +15,21 @@ ASSETS = {".".join(spec.key.path): spec for spec in defs.resolve_all_asset_specs
 # What comes in, and what runs say of themselves, comes from no table.
 WRITTEN_BY_PYTHON = [t for t in ASSETS if t not in MODELS and not t.startswith(("raw.", "operations."))]
 
-# What is an input only under other settings than those of the tests: calibration.use, feedback.strength, graph.boards.
+# What is an input only under other settings than those of the tests: calibration.use, feedback.strength, graph.boards,
+# pixie.queries.
 _CHOICES = {"evaluation.calibration"}
 INPUTS_OF_SETTINGS = {
     "users.clusters": _CHOICES,
     "users.medoids": {*_CHOICES, "staging.impressions"},
     "graph.edges": {"staging.actions"},
+    "retrieval.pixie_recommendations": {"users.medoids"},
     "retrieval.hnsw_index": _CHOICES,
     "serving.snapshot": _CHOICES,
 }
 
 # Numbers that are settings, the paper's, or times.
 FROM_NO_COLUMN = {
+    "graph.snapshot": {"degree_exponent"},
     "retrieval.hnsw_index": {"build_seconds"},
     "evaluation.calibration_trials": {"alpha", "decay_per_day"},
     "evaluation.protocol": {"relevance_cosine"},

@@ -257,13 +257,13 @@ def begun(tmp_path_factory):
     return world
 
 
-UP_TO_RETRIEVAL = [t for t in ASSETS if t.startswith(("raw.", "staging.", "corpus.", "users.", "retrieval."))]
+UP_TO_RETRIEVAL = [t for t in ASSETS if t.startswith(("raw.", "staging.", "corpus.", "users.", "graph.", "retrieval."))]
 
 
 def test_without_any_data_everything_is_empty_and_published(begun):
     rows = {table: begun.partition(table, on(0)).height for table in ASSETS}
     # What has a row a day, or a bin, has it of nothing too.
-    filled = {"retrieval.hnsw_index", "serving.snapshot", "marts.daily_engagement"}
+    filled = {"graph.snapshot", "retrieval.hnsw_index", "serving.snapshot", "marts.daily_engagement"}
     filled |= {"operations.clean_up", "operations.publications"}
     filled |= {f"evaluation.{name}" for name in ("protocol", "action_ages", "report")}
     assert {table for table, n in rows.items() if n} == filled

@@ -68,6 +68,7 @@ _COUNTED = (
     *("staging.actions", "staging.impressions", "staging.board_pins", "staging.pins", "staging.rejected"),
     *("corpus.near_duplicates", "corpus.excluded", "corpus.pins", "users.clusters", "users.medoids", "graph.edges"),
     *("retrieval.medoid_neighbours", "retrieval.recommendations"),
+    *("retrieval.pixie_recommendations", "retrieval.blended_recommendations"),
 )
 _VOLUMES = """
     SELECT table_name, dt, rows FROM operations.partitions
