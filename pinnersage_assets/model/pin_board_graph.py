@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pinnersage_assets.model.population import rows_of
+from pinnersage_assets.model.population import rows_if_known, rows_of
 
 NO_FEATURE = -1
 """The feature of a pin that has none: it fits nobody more than others."""
@@ -181,7 +181,7 @@ class PinBoardGraph:
 
     def pin_rows(self, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each pin, (n,) int64; -1 of those that are not in the graph."""
-        return _rows_if_known(self.pin_ids, pin_ids)
+        return rows_if_known(self.pin_ids, pin_ids)
 
     def degrees(self, pin_rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of boards of pins, (n,) int64."""
@@ -192,7 +192,7 @@ class PinBoardGraph:
 
         Empty for a feature that no pin has, `NO_FEATURE` included.
         """
-        place = int(_rows_if_known(self.feature_codes, np.array([feature], dtype=np.int64))[0])
+        place = int(rows_if_known(self.feature_codes, np.array([feature], dtype=np.int64))[0])
         own = slice(self.feature_offsets[place], self.feature_offsets[place + 1]) if place >= 0 else slice(0)
         return self.run_boards[own], self.run_starts[own], self.run_lengths[own]
 
@@ -241,14 +241,6 @@ def _features_of(
     if len(repeated):
         raise ValueError(f"featured_pin_ids must have each pin once, unlike {featured[order[repeated[0]]]}")
     found = np.full(len(pins), NO_FEATURE, dtype=np.int64)
-    rows = _rows_if_known(pins, featured)
+    rows = rows_if_known(pins, featured)
     found[rows[rows >= 0]] = features[rows >= 0]
     return found
-
-
-def _rows_if_known(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where ids stand among those ascending; -1 of those that are not there."""
-    if not len(ids):
-        return np.full(len(wanted), -1)
-    rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return np.where(ids[rows] == wanted, rows, -1)

@@ -69,6 +69,14 @@ def rows_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int
     return rows
 
 
+def rows_if_known(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where ids stand in an array, (m,) int64, ascending and each once there; -1 of those that are not there."""
+    if not len(ids):
+        return np.full(len(wanted), -1)
+    rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return np.where(ids[rows] == wanted, rows, -1)
+
+
 def row_table(ids: NDArray[np.int64]) -> NDArray[np.int32] | None:
     """Where ids stand in an array, to be looked up: that takes a tenth of the time of a binary search.
 
