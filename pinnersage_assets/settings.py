@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import dagster as dg
 import polars as pl
@@ -297,6 +297,15 @@ class EvaluationSettings(Section):
     since: str = Field("", description="First day of the test period: intervals leave out earlier days; empty: none.")
     index_cost_pins: int = Field(
         10_000, ge=1, description="Pins, drawn by seed, on which ways to search are compared (Table 2)."
+    )
+    boards: int = Field(1000, ge=1, description="Boards a day whose last pin is held out, drawn by seed.")
+    query_pins: int = Field(
+        20, ge=1, description="Pins of a board, the latest before the one held out, that models begin with."
+    )
+    degree_exponents: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [],
+        description="δ, besides the one in use, with which the graph is pruned for the curve over δ in "
+        "evaluation.board_holdout; each takes as long as a model.",
     )
 
 

@@ -33,6 +33,7 @@ FROM_NO_COLUMN = {
     "retrieval.hnsw_index": {"build_seconds"},
     "evaluation.calibration_trials": {"alpha", "decay_per_day"},
     "evaluation.protocol": {"relevance_cosine"},
+    "evaluation.board_holdout": {"degree_exponent", "paper_hit_rate"},
     "evaluation.index_cost": {"paper_relative_cost", "seconds"},
 }
 

@@ -4,6 +4,7 @@ A module a table, or a few that belong together; `knowledge` is what they all st
 """
 
 from pinnersage_assets.lineage.evaluation.action_ages import action_ages
+from pinnersage_assets.lineage.evaluation.board_holdout import board_holdout
 from pinnersage_assets.lineage.evaluation.calibration import calibration, calibration_trials
 from pinnersage_assets.lineage.evaluation.diversity import diversity
 from pinnersage_assets.lineage.evaluation.index_cost import index_cost
@@ -29,6 +30,7 @@ ASSETS = [
     ranking_users,
     ranking,
     diversity,
+    board_holdout,
     intervals,
     index_cost,
     report,

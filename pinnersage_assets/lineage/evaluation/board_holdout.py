@@ -1,0 +1,290 @@
+"""``evaluation.board_holdout``: the last pins of boards, held out (Eksombatchai et al., "Pixie", 2018, section 4).
+
+What models know is as of the day before the horizon, as everywhere in the evaluation. What they begin with is what was
+on the board before the pin that is held out: so sessions, which are of one day, can be judged too.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pinnersage_assets.engines.resource import EngineResource
+from pinnersage_assets.graph_files import write_graph
+from pinnersage_assets.lineage.by_bucket import map_buckets
+from pinnersage_assets.lineage.corpus_index import describe_corpus_index
+from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
+from pinnersage_assets.lineage.queries import corpus_ids
+from pinnersage_assets.model.board_holdout import NOT_FOUND, JudgedBoards
+from pinnersage_assets.model.bootstrap import difference_intervals
+from pinnersage_assets.model.diversity import most_popular_rows
+from pinnersage_assets.model.graph_pruning import board_entropies, pruned
+from pinnersage_assets.model.pin_board_graph import NO_FEATURE, PinBoardGraph
+from pinnersage_assets.model.pixie import PixieParameters
+from pinnersage_assets.model.population import rows_if_known
+from pinnersage_assets.model.randomness import keyed_sample
+from pinnersage_assets.partitions import DAILY, HISTORY, KNOWN_DAY, SAME_DAY, partition_day, reads
+from pinnersage_assets.progress import log_progress
+from pinnersage_assets.settings import Settings
+from pinnersage_assets.warehouse.buckets import Bucket
+from pinnersage_assets.warehouse.database import Warehouse
+from pinnersage_assets.warehouse.partitions import scratch_folder
+from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
+
+# The boards that got a pin after the known day, and all that is on some boards.
+_GROWN = """
+    SELECT board_id, count(*) AS pins FROM graph.edges WHERE dt = $today
+    GROUP BY board_id HAVING max(first_ts) >= $day + INTERVAL 1 DAY
+"""
+_OF_BOARDS = """
+    SELECT board_id, pin_id, user_id, epoch(first_ts) / 86400 AS days FROM graph.edges
+    WHERE dt = $today AND board_id IN (SELECT unnest($boards))
+"""
+# The graph as of the known day, but for what leaves it as the days that make it up move on to today.
+_EDGES = """
+    SELECT pin_id, board_id FROM graph.edges WHERE dt = $today AND first_ts < $day + INTERVAL 1 DAY
+        AND pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
+"""
+_CATEGORIES = """
+    SELECT pin_id, dense_rank() OVER (ORDER BY category) - 1 AS category FROM staging.pins
+    WHERE dt <= $today AND category IS NOT NULL ORDER BY pin_id
+"""
+
+_HIT_RATES_AT = (10, 100, 1000)
+_FULL, _PRUNED, _NO_GRAPH = "full", "pruned", "none"
+# Of the paper's Pixie (Table 1), which walks on the pruned graph.
+_PAPER = dict(zip(_HIT_RATES_AT, (0.063, 0.231, 0.522), strict=True))
+
+_PIXIE = PixieParameters(steps=20_000, restart=0.5, scaled=True, boosted=True, bias=0.9)
+_DEGREE_EXPONENT, _DIVERSE_BOARDS = 0.91, 0.1
+# The walks and whether query pins weigh the same.
+_ABLATIONS = {
+    "pixie": (_PIXIE, False),
+    "pixie_without_booster": (replace(_PIXIE, boosted=False), False),
+    "pixie_without_weights": (replace(_PIXIE, scaled=False), True),
+    "pixie_without_bias": (replace(_PIXIE, bias=0.0), False),
+}
+# Boards of a task: a second of work and more.
+_BOARDS_A_BUCKET = 100
+
+_COLUMNS: dict[str, type[pl.DataType]] = {"model": pl.String, "graph": pl.String, "degree_exponent": pl.Float64}
+_COLUMNS |= {"edges": pl.Int64, "bytes": pl.Int64, "k": pl.Int32, "hits": pl.Int64, "boards": pl.Int64}
+_COLUMNS |= dict.fromkeys(("hit_rate", "low", "high"), pl.Float64)
+_COLUMNS |= dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64)
+_COLUMNS |= {"paper_hit_rate": pl.Float64}
+
+
+@dg.asset(
+    key=["evaluation", "board_holdout"],
+    partitions_def=DAILY,
+    deps=[
+        *reads(KNOWN_DAY, "corpus.pins", "retrieval.hnsw_index"),
+        *reads(SAME_DAY, "graph.edges"),
+        *reads(HISTORY, "staging.pins"),
+    ],
+    kinds={"numpy"},
+    code_version="1",
+)
+def board_holdout(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Whether Pixie, in parts and on pruned graphs, and others would have recommended what boards got next."""
+    today = partition_day(context)
+    day = today - datetime.timedelta(days=settings.evaluation.horizon_days)
+    keys = settings.seed, today.toordinal()
+    with warehouse.get_reader():
+        edges = warehouse.read(_EDGES, {"day": day, "today": today})
+        boards, metadata = _boards_to_judge(warehouse, settings, day, today, edges, keys)
+        if not len(boards):
+            return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS), metadata=metadata)
+        pins, categories = pin_vectors(warehouse, today), _Categories.read(warehouse, today)
+        graphs = _graphs(edges, pins, categories, settings.evaluation.degree_exponents)
+        corpus = corpus_ids(warehouse, day)
+    metadata["held-out pins not in the corpus"] = int(np.count_nonzero(~np.isin(boards.held_out, corpus)))
+    on_boards = np.isin(boards.held_out, graphs[_FULL].pins_and_boards.pin_ids)
+    metadata["held-out pins not in the graph"] = int(np.count_nonzero(~on_boards))
+    with scratch_folder(warehouse) as folder:
+        index = describe_corpus_index(warehouse, day, folder, context.log)
+        for name, graph in graphs.items():
+            write_graph(folder / f"{name}.graph", graph.pins_and_boards)
+        np.save(folder / "popular.npy", _popular(graphs[_FULL].pins_and_boards, corpus, boards, keys))
+        parameters = {
+            "keys": keys,
+            "index": index,
+            "searches_exactly": len(corpus) <= settings.evaluation.exact_up_to,
+            "depth": max(_HIT_RATES_AT),
+            "popular": str(folder / "popular.npy"),
+            "graphs": {name: str(folder / f"{name}.graph") for name in graphs},
+            "decay_per_day": settings.clustering.decay_per_day,
+            "walks": [
+                (model, name, equal, asdict(walk))
+                for model, (walk, equal) in _ABLATIONS.items()
+                for name, graph in graphs.items()
+                if model == "pixie" or not graph.of_curve
+            ],
+        }
+        found = map_buckets(
+            engine.get_engine(),
+            "pinnersage_assets.kernels.boards:rank_held_out",
+            _write_buckets(boards, pins, categories, folder),
+            parameters,
+            folder / "found",
+            log_progress(context.log, "buckets of boards"),
+            keeps_rows=False,
+        )
+        ranks = pl.concat(pl.read_parquet(file, hive_partitioning=False) for file in found)
+    return dg.MaterializeResult(value=_hit_rates(ranks, graphs, keys), metadata=metadata)
+
+
+@dataclass(frozen=True)
+class _Categories:
+    """Of the pins that have one."""
+
+    pin_ids: NDArray[np.int64]
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, warehouse: Warehouse, today: datetime.date) -> "_Categories":
+        rows = warehouse.read(_CATEGORIES, {"today": today})
+        return cls(rows["pin_id"].to_numpy(), rows["category"].to_numpy())
+
+    def of(self, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`NO_FEATURE` of those that have none."""
+        rows = rows_if_known(self.pin_ids, pin_ids)
+        found = np.full(len(rows), NO_FEATURE, dtype=np.int64)
+        found[rows >= 0] = self.codes[rows[rows >= 0]]
+        return found
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A graph that Pixie walks on, and how it was pruned."""
+
+    pins_and_boards: PinBoardGraph
+    kind: str
+    degree_exponent: float | None
+    of_curve: bool
+    """Whether it is only there for the curve over δ."""
+
+
+def _boards_to_judge(
+    warehouse: Warehouse,
+    settings: Settings,
+    day: datetime.date,
+    today: datetime.date,
+    edges: pl.DataFrame,
+    keys: tuple[int, int],
+) -> tuple[JudgedBoards, dict[str, int]]:
+    """Boards that got a pin after the known day and had another before, sampled by seed; and the counts of others.
+
+    None on the first days, where no edges are known, nor where embeddings were fitted to what is held out.
+    """
+    grown = warehouse.read(_GROWN, {"day": day, "today": today})
+    if edges.is_empty() or knows_the_future(warehouse, day + datetime.timedelta(days=1)):
+        grown = grown.clear()
+    several = grown.filter(pl.col("pins") > 1)["board_id"].to_numpy()
+    judged = keyed_sample(several, settings.evaluation.boards, "judged boards", *keys)
+    rows = warehouse.read(_OF_BOARDS, {"today": today, "boards": judged.tolist()})
+    columns = [rows[name].to_numpy() for name in ("board_id", "pin_id", "user_id", "days")]
+    boards = JudgedBoards.of(*columns, settings.evaluation.query_pins, keys)
+    return boards, {
+        "boards that grew": len(grown),
+        "boards with one pin, not judged": len(grown) - len(several),
+        "boards judged": len(judged),
+    }
+
+
+def _graphs(
+    edges: pl.DataFrame, pins: PinVectors, categories: _Categories, degree_exponents: Sequence[float]
+) -> dict[str, _Graph]:
+    """The graph, pruned, and pruned by other δ for the curve; by name."""
+    edge_pins, edge_boards = edges["pin_id"].to_numpy(), edges["board_id"].to_numpy()
+    pin_ids, pin_rows = np.unique(edge_pins, return_inverse=True)
+    board_rows = np.unique(edge_boards, return_inverse=True)[1]
+    topics, vectors = categories.of(pin_ids), pins.select(pin_ids)[:]
+    largest_entropy = float(np.quantile(board_entropies(pin_rows, board_rows, topics), 1 - _DIVERSE_BOARDS))
+
+    def graph(kept: NDArray[np.bool_] | slice) -> PinBoardGraph:
+        return PinBoardGraph.of(edge_pins[kept], edge_boards[kept], pin_ids, topics)
+
+    graphs = {_FULL: _Graph(graph(slice(None)), _FULL, None, of_curve=False)}
+    wanted = {_DEGREE_EXPONENT: _PRUNED} | {
+        exponent: f"{_PRUNED}-{exponent:g}" for exponent in degree_exponents if exponent != _DEGREE_EXPONENT
+    }
+    for exponent, name in wanted.items():
+        kept = pruned(pin_rows, board_rows, topics, vectors, largest_entropy, exponent).kept
+        graphs[name] = _Graph(graph(kept), _PRUNED, exponent, of_curve=name != _PRUNED)
+    return graphs
+
+
+def _popular(
+    graph: PinBoardGraph, corpus: NDArray[np.int64], boards: JudgedBoards, keys: tuple[int, int]
+) -> NDArray[np.int64]:
+    """The corpus pins that are on most boards, as many as any board can need."""
+    rows = graph.pin_rows(corpus)
+    degrees = np.zeros(len(corpus), dtype=np.int64)
+    degrees[rows >= 0] = graph.degrees(rows[rows >= 0])
+    size = max(_HIT_RATES_AT) + boards.most_on_a_board()
+    return corpus[most_popular_rows(degrees, ("popular on boards", *keys), size)]
+
+
+def _write_buckets(boards: JudgedBoards, pins: PinVectors, categories: _Categories, folder: Path) -> list[Bucket]:
+    features = boards.features(categories.of(boards.pin_ids))
+    buckets = []
+    bounds = np.linspace(0, len(boards), -(-len(boards) // _BOARDS_A_BUCKET) + 1).astype(int)
+    for number, (first, last) in enumerate(pairwise(bounds.tolist())):
+        part, path = boards.part(first, last), folder / f"{number:06}.npz"
+        centres = part.centres(pins.select(part.pin_ids[part.is_query])[:])
+        np.savez(path, allow_pickle=False, **part.arrays, features=features[first:last], centres=centres)
+        buckets.append(Bucket(str(number), path, len(part)))
+    return buckets
+
+
+def _hit_rates(ranks: pl.DataFrame, graphs: Mapping[str, _Graph], keys: tuple[int, int]) -> pl.DataFrame:
+    """A row a model, graph and k; intervals resample users with all their boards."""
+    wide = ranks.with_columns(column=pl.concat_str("model", "graph", separator="/")).pivot(
+        "column", index=["board_id", "user_id"], values="rank", maintain_order=True
+    )
+    owners, board_ids = wide["user_id"].to_numpy(), wide["board_id"].to_numpy()
+    names = wide.columns[2:]
+    found = wide.select(names).to_numpy()
+    compared_with, rows = names.index(f"pixie/{_FULL}"), []
+    for k in _HIT_RATES_AT:
+        hits = ((found != NOT_FOUND) & (found <= k)).astype(np.float64)
+        # Rates are differences from a model that finds nothing.
+        scores = np.column_stack([np.zeros(len(hits)), hits])
+        rates = difference_intervals(owners, board_ids, scores, 0, keys)
+        others = difference_intervals(owners, board_ids, hits, compared_with, keys)
+        for column, name in enumerate(names):
+            model, _, name_of_graph = name.partition("/")
+            graph = graphs.get(name_of_graph)
+            arrays = graph.pins_and_boards.arrays.values() if graph else ()
+            in_paper = model == "pixie" and name_of_graph == _PRUNED
+            rows.append(
+                {
+                    "model": model,
+                    "graph": graph.kind if graph else _NO_GRAPH,
+                    "degree_exponent": graph.degree_exponent if graph else None,
+                    "edges": graph.pins_and_boards.n_edges if graph else None,
+                    "bytes": sum(array.nbytes for array in arrays) if graph else None,
+                    "k": k,
+                    "hits": int(hits[:, column].sum()),
+                    "boards": len(hits),
+                    "hit_rate": hits[:, column].mean(),
+                    "low": rates.lows[1 + column],
+                    "high": rates.highs[1 + column],
+                    "difference": others.differences[column],
+                    "difference_low": others.lows[column],
+                    "difference_high": others.highs[column],
+                    "paper_hit_rate": _PAPER[k] if in_paper else None,
+                }
+            )
+    # Of one user there are no intervals.
+    ends = ("low", "high", "difference_low", "difference_high")
+    return pl.DataFrame(rows, schema=_COLUMNS).with_columns(pl.col(ends).fill_nan(None))
