@@ -65,6 +65,7 @@ class PageData:
     merged_vectors: pl.DataFrame = field(default_factory=pl.DataFrame)
     action_ages: pl.DataFrame = field(default_factory=pl.DataFrame)
     calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
+    board_holdout: pl.DataFrame = field(default_factory=pl.DataFrame)
     users: UserData | None = None
     own_pinnersage: frozenset[str] = frozenset()
     """As of `Findings`."""
@@ -114,7 +115,14 @@ def render(data: PageData) -> str:
     by_recall, by_relevance = (
         Findings(data.intervals, metric, data.own_pinnersage) for metric in (MAIN_METRIC, "relevance")
     )
-    sections = [_retrieval(data, by_recall), _ranking(data), _settings(data), _day_so_far(data), _insights(data)]
+    sections = [
+        _retrieval(data, by_recall),
+        _ranking(data),
+        _settings(data),
+        _day_so_far(data),
+        _boards(data),
+        _insights(data),
+    ]
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(_TEMPLATES),
         autoescape=True,
@@ -920,6 +928,57 @@ def _volumes(today: pl.DataFrame, before: pl.DataFrame) -> list[Figure]:
             Table(["table", "rows", "mean of the week before", "days of it"], cells),
         )
     ]
+
+
+# --- Boards
+
+# Of the depths the middle one: that of the chart.
+_CHART_DEPTH = 100
+
+
+def _boards(data: PageData) -> Section:
+    rows = data.board_holdout
+    if rows.is_empty() or rows["hit_rate"].null_count():
+        absent = "No board got a pin on this day that could be held out: evaluation.board_holdout has no rows."
+        return Section("boards", "What boards get next", absent=[absent])
+    lead = (
+        f"The last pin of each of {_count(rows['boards'][0])} boards is held out: would it have been recommended to "
+        "those before it? Pixie walks at random over pins and boards, embeddings know what pins are about."
+    )
+    return Section("boards", "What boards get next", lead, [_hit_rates(rows)])
+
+
+def _hit_rates(rows: pl.DataFrame) -> Figure:
+    keys = ["model", "graph", "degree_exponent"]
+    shown = rows.filter(pl.col("k") == _CHART_DEPTH).sort(["hit_rate", *keys], descending=[True, False, False, False])
+    marks = [
+        Mark(
+            _walked(row),
+            row["hit_rate"],
+            low=row["low"],
+            high=row["high"],
+            other=row["paper_hit_rate"],
+            text=_percent(row["hit_rate"]),
+            strong=row["model"] == "pixie",
+        )
+        for row in shown.to_dicts()
+    ]
+    wide = rows.sort("k").pivot("k", index=keys, values="hit_rate").sort(keys)
+    cells = [[_walked(row), *(_cell(row[depth]) for depth in wide.columns[3:])] for row in wide.to_dicts()]
+    return Figure(
+        f"Hit rate at {_CHART_DEPTH} by model",
+        figures.dots("hit rates", "Hit rate by model, with intervals.", marks, "hit rate", 0.0),
+        "The share of boards whose held-out pin is recommended, with 95 % intervals over users; a hollow dot is the "
+        "paper's, of another world with far more pins. What is not in the corpus or the graph is a miss.",
+        "evaluation.board_holdout",
+        Table(["model", *(f"at {depth}" for depth in wide.columns[3:])], cells),
+    )
+
+
+def _walked(row: Mapping[str, Any]) -> str:
+    """A model, and the graph that it walks on."""
+    graphs = {"full": ", full graph", "pruned": f", pruned with δ {row['degree_exponent']}"}
+    return name_of(row["model"]) + graphs.get(row["graph"], "")
 
 
 # --- Numbers as words

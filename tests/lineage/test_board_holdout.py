@@ -11,6 +11,7 @@ from conftest import LAST
 from oracle import Oracle
 from world import failures, small_settings
 
+from pinnersage_assets.lineage.evaluation import HIT_RATES_ARE_SHARES
 from pinnersage_assets.settings import EngineSettings
 
 # The package has the asset under the name of its module.
@@ -174,6 +175,16 @@ def test_sessions_are_judged_by_their_own_first_pins(world, tmp_path):
     rows, metadata = made_again(copy)
     assert 0 < metadata["boards judged"] < metadata["boards that grew"]
     assert rows.filter(model="pixie", graph="full", k=1000)["hits"].item() > 0
+
+
+@pytest.mark.parametrize("wrong", ["hit_rate = 1.1", "low = -0.1", "hits = 0 WHERE k = 1000", "hits = boards + 1"])
+def test_hit_rates_that_cannot_be_are_found(world, tmp_path, wrong):
+    copy = world.copy(tmp_path / "data")
+    copy.execute(f"UPDATE {TABLE} SET {wrong}")
+    with copy.warehouse.get_reader() as connection:
+        found = connection.execute(HIT_RATES_ARE_SHARES.failures, {"first": LAST, "last": LAST}).fetchall()
+    assert found
+    assert world.status(TABLE, LAST) == "passed"
 
 
 def test_neither_buckets_nor_processes_make_a_difference(world, rows, tmp_path, monkeypatch):

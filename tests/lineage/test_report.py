@@ -29,7 +29,7 @@ def test_the_page_shows_what_the_tables_hold(world, page):
     best = world.partition("evaluation.intervals", LAST).filter(metric="recall", baseline="last_20_pins")
     [row] = best.filter(model="recommended").to_dicts()
     assert f"[{row['low']:.3f}, {row['high']:.3f}]".replace("-", "−") in page
-    for title in ("Table 2", "Table 1", "Figure 7", "Embeddings per user", "Data volumes"):
+    for title in ("Table 2", "Table 1", "Figure 7", "Embeddings per user", "Data volumes", "Hit rate at 100"):
         assert title in page
     assert page.count('<details class="user"') == 4
 

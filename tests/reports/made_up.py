@@ -232,6 +232,19 @@ def page_data(**parts):
             }
         ),
         "calibration": calibration(),
+        "board_holdout": pl.DataFrame(
+            {
+                "model": ["pixie", "pixie", "popular"],
+                "graph": ["full", "pruned", "none"],
+                "degree_exponent": [None, 0.91, None],
+                "k": [100] * 3,
+                "boards": [400] * 3,
+                "hit_rate": [0.4, 0.45, 0.1],
+                "low": [0.35, 0.4, 0.08],
+                "high": [0.45, 0.5, 0.12],
+                "paper_hit_rate": [None, 0.231, None],
+            }
+        ),
         "users": users(),
     }
     return PageData(DAY, **{**made, **parts})

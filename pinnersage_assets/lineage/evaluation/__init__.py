@@ -4,7 +4,7 @@ A module a table, or a few that belong together; `knowledge` is what they all st
 """
 
 from pinnersage_assets.lineage.evaluation.action_ages import action_ages
-from pinnersage_assets.lineage.evaluation.board_holdout import board_holdout
+from pinnersage_assets.lineage.evaluation.board_holdout import HIT_RATES_ARE_SHARES, board_holdout
 from pinnersage_assets.lineage.evaluation.calibration import calibration, calibration_trials
 from pinnersage_assets.lineage.evaluation.diversity import diversity
 from pinnersage_assets.lineage.evaluation.index_cost import index_cost
@@ -36,4 +36,7 @@ ASSETS = [
     report,
 ]
 
-CHECKS = {"evaluation.online_agreement": [ONLINE_AGREES]}
+CHECKS = {
+    "evaluation.board_holdout": [HIT_RATES_ARE_SHARES],
+    "evaluation.online_agreement": [ONLINE_AGREES],
+}

@@ -33,6 +33,7 @@ from pinnersage_assets.partitions import DAILY, HISTORY, KNOWN_DAY, SAME_DAY, pa
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
 from pinnersage_assets.warehouse.buckets import Bucket
+from pinnersage_assets.warehouse.checks import PartitionCheck
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import scratch_folder
 from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
@@ -78,6 +79,20 @@ _COLUMNS |= {"edges": pl.Int64, "bytes": pl.Int64, "k": pl.Int32, "hits": pl.Int
 _COLUMNS |= dict.fromkeys(("hit_rate", "low", "high"), pl.Float64)
 _COLUMNS |= dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64)
 _COLUMNS |= {"paper_hit_rate": pl.Float64}
+
+HIT_RATES_ARE_SHARES = PartitionCheck(
+    "hit_rates_are_shares",
+    "Hit rates, and their intervals, are from 0 to 1, and no lower where more pins are recommended.",
+    """
+    WITH compared AS (
+        SELECT *, lag(hits, 1, 0) OVER (PARTITION BY dt, model, graph, degree_exponent ORDER BY k) AS hits_before
+        FROM evaluation.board_holdout WHERE dt BETWEEN $first AND $last
+    )
+    SELECT dt, model, graph, degree_exponent, k, hits, boards, hit_rate, low, high FROM compared
+    WHERE NOT (hit_rate BETWEEN 0 AND 1) OR NOT (low BETWEEN 0 AND 1) OR NOT (high BETWEEN 0 AND 1)
+        OR hits < hits_before OR hits > boards
+    """,
+)
 
 
 @dg.asset(

@@ -38,6 +38,7 @@ _PARTS = {
     "merged_vectors": "evaluation.merged_vectors",
     "action_ages": "evaluation.action_ages",
     "calibration": "evaluation.calibration",
+    "board_holdout": "evaluation.board_holdout",
 }
 
 _USERS = """
