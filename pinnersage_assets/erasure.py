@@ -6,6 +6,7 @@ tables that count users together, which are stale afterwards, as after any other
 Nobody else may write meanwhile: no run, and no consumer where the store is files of this machine.
 """
 
+import functools
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -14,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from polars.exceptions import PolarsError
 
 from pinnersage_assets.files import sync, written_atomically
+from pinnersage_assets.graph_files import GraphFileError, map_graph
 from pinnersage_assets.serving.events import is_about
 from pinnersage_assets.serving.store import Refused, Store, open_store
 from pinnersage_assets.serving.stream import Stream, open_stream
@@ -68,6 +72,8 @@ def erase_users(warehouse: Warehouse, serving: ServingSettings, user_ids: Collec
             _dictionary(data / "landing", wanted),
             _events(stream, store, wanted),
             _refused_files(folder / "refused", wanted),
+            # Before the databases, which say whose boards are whose.
+            _graph_files(data / "graph", warehouse, wanted),
             # Before the databases, which say what snapshots hold.
             _Place(f"store ({store.name})", lambda: store.search(wanted), lambda: store.erase(wanted)),
             _warehouse(warehouse, store, wanted),
@@ -164,6 +170,36 @@ def _is_refused_of(line: bytes, user_ids: Collection[int]) -> bool:
         return is_about(Refused.from_json(line).data, user_ids)
     except (ValueError, TypeError):
         return is_about(line, user_ids)
+
+
+_BOARDS = """
+    SELECT board_id FROM staging.board_pins WHERE list_contains($users, user_id)
+    UNION SELECT board_id FROM graph.edges WHERE list_contains($users, user_id)
+"""
+
+
+def _graph_files(folder: Path, warehouse: Warehouse, user_ids: Collection[int]) -> _Place:
+    @functools.cache
+    def boards() -> NDArray[np.int64]:
+        # Asked for once, before the rows go that say so.
+        return warehouse.read(_BOARDS, {"users": list(user_ids)})["board_id"].to_numpy()
+
+    def holds_theirs(path: Path) -> bool:
+        try:
+            return bool(np.isin(boards(), map_graph(path).board_ids).any())
+        except GraphFileError:
+            # Nobody walks on it, and nobody knows what is in it.
+            return True
+
+    def files() -> list[Path]:
+        # Hidden ones too, which killed runs left.
+        return [path for path in sorted(folder.glob("dt=*/*")) if holds_theirs(path)]
+
+    def erase() -> None:
+        for path in files():
+            path.unlink()
+
+    return _Place("files of the graph", lambda: len(files()), erase)
 
 
 # --- The database and its copy

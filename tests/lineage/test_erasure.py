@@ -9,12 +9,14 @@ import sys
 from contextlib import closing
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 from conftest import LAST, PLANTS
 from world import START, on
 
 from pinnersage_assets.erasure import ErasureError, erase_users
+from pinnersage_assets.graph_files import map_graph
 from pinnersage_assets.lineage.stale_partitions import find_stale
 from pinnersage_assets.serving.consumer import consuming
 from pinnersage_assets.serving.served_day import open_served_day
@@ -91,6 +93,10 @@ def test_users_are_erased_from_every_table_file_and_store_and_nobody_else_is(era
         there = {table for table, rows in rows_by_table(path, theirs).items() if rows}
         assert there >= {"raw.actions", "staging.actions", "users.medoids", "retrieval.recommendations"}
     landed = parquet_rows(world.landing, [other])
+    query = "SELECT DISTINCT board_id FROM staging.board_pins WHERE list_contains($users, user_id)"
+    boards = world.read(query, users=users)["board_id"].to_list()
+    graphs = [path for path in (world.data / "graph").glob("*/*") if np.isin(boards, map_graph(path).board_ids).any()]
+    assert graphs
     with closing(open_store("lmdb", world.data / "serving")) as store:
         versions = store.versions()
         assert all(any(store.read_user(version, user) for version in versions) for user in users)
@@ -103,6 +109,7 @@ def test_users_are_erased_from_every_table_file_and_store_and_nobody_else_is(era
     assert {name for name, place in done.items() if not place.found} == set()
     assert [place.left for place in done.values()] == [0] * len(done)
     assert parquet_rows(world.data, users) == 0
+    assert not any(path.exists() for path in graphs)
     assert parquet_rows(world.landing, [other]) == landed
     for path in databases:
         assert not any(rows_by_table(path, theirs).values())
