@@ -84,7 +84,8 @@ def judge_candidate_sets(source: Path, destination: Path, parameters: Mapping[st
         destination: gets a row a set and user: user_id, model, seed, targets, relevant, recalled, set_size, and of the
             first seed the corpus rows of the set, null of others (of several sets in a day the last one).
         parameters: as above; ``recent_actions`` that the online model takes; ``popular``: a ``.npy`` file, for each
-            seed corpus rows as of `popular_sets`.
+            seed corpus rows as of `popular_sets`; ``recommenders``: the names, by number, of what made the lists that
+            were really recommended.
 
     Returns:
         The number of rows.
@@ -357,7 +358,10 @@ class _Bucket:
         return (
             {("random", seed): random_sets(self.task, [(*self.key(seed), user) for user in user_ids]) for seed in seeds}
             | {("popular", seed): popular_sets(self.task, most) for seed, most in zip(seeds, popular, strict=True)}
-            | {("recommended", self.parameters["seed"]): self.users.recommended}
+            | {
+                (name, self.parameters["seed"]): self.users.recommended(number)
+                for number, name in enumerate(self.parameters["recommenders"])
+            }
         )
 
     def rows(self, sets: Sequence[tuple[str, int]], counts: SetCounts) -> pl.DataFrame:

@@ -57,6 +57,8 @@ class JudgedUsers:
     seen_later_days: NDArray[np.float64]
     recommended_users: NDArray[np.int64]
     """(c,) of corpus pins that were really recommended."""
+    recommended_by: NDArray[np.int64]
+    """(c,) numbers of whatever recommended them, from 0."""
     recommended_corpus: NDArray[np.int64]
     shown_users: NDArray[np.int64]
     """(i,) of pins that they were shown since T_now, and did not act on."""
@@ -96,10 +98,10 @@ class JudgedUsers:
         """Corpus rows that must not be recommended."""
         return Pairs.of(self.seen_users, self.seen_corpus)
 
-    @property
-    def recommended(self) -> Pairs:
-        """Corpus rows that were."""
-        return Pairs.of(self.recommended_users, self.recommended_corpus)
+    def recommended(self, by: int) -> Pairs:
+        """Corpus rows that something recommended."""
+        own = self.recommended_by == by
+        return Pairs.of(self.recommended_users[own], self.recommended_corpus[own])
 
     def population(self, vectors: NDArray[np.float32], alpha: float, keys: tuple[int, ...]) -> UserEmbeddings:
         """What models may know: the users' embeddings in any variant; see there for the arguments."""

@@ -124,8 +124,8 @@ _IMPRESSIONS = """
         )
 """
 
-# What was really recommended: by the index and the settings as they are.
-_RECOMMENDED = "SELECT user_id, pin_id FROM retrieval.recommendations WHERE dt = $day"
+# What was really recommended: by the index, the graph and the settings as they are.
+_RECOMMENDED = "SELECT user_id, pin_id FROM {table} WHERE dt = $day"
 
 # What an asset reads that asks for `knowledge`.
 READS = [
@@ -134,8 +134,9 @@ READS = [
     *reads(SAME_DAY, "corpus.excluded"),
     *reads(KNOWN_DAY, "corpus.pins", "retrieval.hnsw_index"),
 ]
-# And what it reads besides, if it asks for what was shown, or recommended.
-SHOWN, RECOMMENDED = "staging.impressions", "retrieval.recommendations"
+# And what it reads besides, if it asks for what was shown, or recommended: by the name under which that is judged.
+SHOWN = "staging.impressions"
+RECOMMENDED = {"recommended": "retrieval.recommendations"}
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def gather_knowledge(
         settings: how models are judged.
         today: the day that judges.
         most_users: fewer than are evaluated, drawn by the same seed, are some of them.
-        also: `SHOWN` and `RECOMMENDED`, where these are of interest.
+        also: `SHOWN` and the tables of `RECOMMENDED`, where these are of interest.
     """
     # Attached once for all that is read of it.
     with warehouse.get_reader():
@@ -339,7 +340,11 @@ def _gather_users(
         seen_later = rows(SEEN_SINCE, "day", "today").sort("user", "days_since", "pin_id")
     if SHOWN in also:
         shown = rows(_IMPRESSIONS, "day", "today").sort("user", "pin_id")
-    recommended = pairs(_RECOMMENDED, "day") if RECOMMENDED in also else nobody
+    recommended = [
+        pairs(_RECOMMENDED.format(table=table), "day") if table in also else nobody for table in RECOMMENDED.values()
+    ]
+    recommended_users = np.concatenate([some.users for some in recommended])
+    by_user = np.argsort(recommended_users, kind="stable")
     wanted = targets.join(numbers, on="user_id", maintain_order="left")
     pin_ids = np.union1d(actions["pin_id"].to_numpy(), later["pin_id"].to_numpy())
     return JudgedUsers(
@@ -362,8 +367,9 @@ def _gather_users(
         seen_later_users=seen_later["user"].to_numpy(),
         seen_later_corpus=rows_of(corpus, seen_later["pin_id"].to_numpy()),
         seen_later_days=seen_later["days_since"].to_numpy(),
-        recommended_users=recommended.users,
-        recommended_corpus=recommended.rows,
+        recommended_users=recommended_users[by_user],
+        recommended_by=np.repeat(np.arange(len(recommended)), [len(some.users) for some in recommended])[by_user],
+        recommended_corpus=np.concatenate([some.rows for some in recommended])[by_user],
         shown_users=shown["user"].to_numpy(),
         shown_pin_ids=shown["pin_id"].to_numpy(),
         shown_rows=pins.select(shown["pin_id"].to_numpy()).rows,

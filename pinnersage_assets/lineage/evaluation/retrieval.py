@@ -51,13 +51,13 @@ _RETRIEVAL_USERS, _VARIETY = dg.AssetKey(["evaluation", "retrieval_users"]), dg.
     },
     can_subset=True,
     partitions_def=DAILY,
-    deps=[*READS, *models.READS, *reads(KNOWN_DAY, RECOMMENDED)],
+    deps=[*READS, *models.READS, *reads(KNOWN_DAY, *RECOMMENDED.values())],
 )
 def candidate_sets(
     context: dg.AssetExecutionContext, warehouse: Warehouse, settings: Settings, engine: EngineResource
 ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
     """Every model's candidate set for every user who did something new: what it foresaw of that, how varied it is."""
-    known = gather_knowledge(warehouse, settings, partition_day(context), also=[RECOMMENDED])
+    known = gather_knowledge(warehouse, settings, partition_day(context), also=RECOMMENDED.values())
     actions = popularity(warehouse, settings, known)
     found = map_users(
         known,
@@ -69,6 +69,7 @@ def candidate_sets(
         context.log,
         arrays={"popular": _popular(known, actions, settings)},
         recent_actions=settings.serving.recent_actions,
+        recommenders=list(RECOMMENDED),
     )
     if _RETRIEVAL_USERS in context.selected_asset_keys:
         metadata = {**known.counts, "budget": known.budget}
