@@ -33,6 +33,7 @@ def rank_held_out(source: Path, destination: Path, parameters: Mapping[str, Any]
         destination: gets a row a board, model and graph: board_id, user_id, model, graph (empty for models that need
             none), rank (from 1; 0 of what is not found).
         parameters: ``keys``, by which what is random is keyed; ``index``: what `open_index` takes, of the corpus;
+            ``corpus``: a ``.npy`` file that says what its pins are in the graph;
             ``searches_exactly``: whether that is searched without the index; ``depth``: ranks that count;
             ``popular``: a ``.npy`` file of pins, the most popular first; ``graphs``: verified files by name;
             ``decay_per_day`` of query pins' weights; ``walks``: of Pixie the model's name, the graph's, whether query
@@ -44,12 +45,14 @@ def rank_held_out(source: Path, destination: Path, parameters: Mapping[str, Any]
     with np.load(source, allow_pickle=False) as arrays:
         boards, features, centres = JudgedBoards.of_arrays(arrays), arrays["features"], arrays["centres"]
     index, keys = open_index(parameters["index"]), tuple(parameters["keys"])
+    of_graph = np.load(parameters["corpus"])
+    corpus = np.sort(of_graph)
     # What is on a board already is left out of lists.
     length = parameters["depth"] + boards.most_on_a_board()
 
     def ranks(lists: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of lists of one length."""
-        return boards.ranks(np.repeat(np.arange(len(boards)), lists.shape[1]), lists.ravel(), index.ids)
+        return boards.ranks(np.repeat(np.arange(len(boards)), lists.shape[1]), lists.ravel(), corpus)
 
     if parameters["searches_exactly"]:
         nearest = exact_search(centres, index.vectors, length)[0]
@@ -57,15 +60,15 @@ def rank_held_out(source: Path, destination: Path, parameters: Mapping[str, Any]
         nearest = search_whole(index, centres, length)
     popular = np.load(parameters["popular"])[:length]
     found = {
-        ("embedding_neighbours", ""): ranks(index.ids[nearest]),
+        ("embedding_neighbours", ""): ranks(of_graph[nearest]),
         ("popular", ""): ranks(np.tile(popular, (len(boards), 1))),
-        ("random", ""): boards.random_ranks(index.ids, keys),
+        ("random", ""): boards.random_ranks(corpus, keys),
     }
     for model, graph, equal, said in parameters["walks"]:
         requests = boards.requests(features, parameters["decay_per_day"], equal, keys)
         answers = recommend(map_graph(Path(parameters["graphs"][graph])), requests, PixieParameters(**said))
         of_board = np.repeat(np.arange(len(boards)), np.diff(answers.offsets))
-        found[model, graph] = boards.ranks(of_board, answers.pin_ids, index.ids)
+        found[model, graph] = boards.ranks(of_board, answers.pin_ids, corpus)
     frames = [
         pl.DataFrame(
             {"board_id": boards.board_ids, "user_id": boards.user_ids, "model": model, "graph": graph, "rank": rank},

@@ -51,7 +51,7 @@ _CATEGORIES = f"""
 
 
 @dataclass(frozen=True)
-class _Content:
+class GraphContent:
     """What the graphs of a day are made of: P pins, E edges."""
 
     edge_pins: NDArray[np.int64]
@@ -68,8 +68,13 @@ class _Content:
     """(P,) of the pins with their vectors."""
 
     @classmethod
-    def of(cls, warehouse: Warehouse, day: datetime.date) -> "_Content":
-        edges = warehouse.read(_EDGES, {"day": day})
+    def of(cls, warehouse: Warehouse, day: datetime.date) -> "GraphContent":
+        """Of the edges of a day."""
+        return cls.of_edges(warehouse, day, warehouse.read(_EDGES, {"day": day}))
+
+    @classmethod
+    def of_edges(cls, warehouse: Warehouse, day: datetime.date, edges: pl.DataFrame) -> "GraphContent":
+        """Of edges, pin_id and board_id, whose pins are known by a day."""
         pins, known = edges["pin_id"].unique().sort(), pin_vectors(warehouse, day)
         categories = pl.DataFrame({"pin_id": pins}).join(
             warehouse.read(_CATEGORIES, {"day": day}), on="pin_id", how="left", maintain_order="left"
@@ -85,6 +90,7 @@ class _Content:
 
     @property
     def has_categories(self) -> bool:
+        """Whether some pin has one."""
         return bool((self.categories != NO_TOPIC).any())
 
     @cached_property
@@ -114,6 +120,7 @@ class _Content:
         return float(np.quantile(board_entropies(*self.rows, self.topics), 1 - diverse_share))
 
     def graph(self, largest_entropy: float, degree_exponent: float) -> tuple[PinBoardGraph, Pruning]:
+        """What pruning leaves; infinity and 1 leave all."""
         topics = self.topics if largest_entropy < math.inf else self.categories
         pruning = pruned(*self.rows, topics, self.vectors, largest_entropy, degree_exponent)
         edges = self.edge_pins[pruning.kept], self.edge_boards[pruning.kept]
@@ -134,7 +141,7 @@ def make_snapshots(
     Raises:
         GraphFileError: a file cannot be written.
     """
-    content = _Content.of(warehouse, day)
+    content = GraphContent.of(warehouse, day)
     for name, *parameters in (
         (FULL, 0.0, 1.0),
         (PRUNED, settings.graph.diverse_share, settings.graph.degree_exponent),
@@ -159,7 +166,7 @@ def _kept(warehouse: Warehouse, day: datetime.date, path: Path, log: logging.Log
 
 
 def _made(
-    warehouse: Warehouse, content: _Content, path: Path, name: str, diverse_share: float, degree_exponent: float
+    warehouse: Warehouse, content: GraphContent, path: Path, name: str, diverse_share: float, degree_exponent: float
 ) -> dict[str, object]:
     largest_entropy = content.largest_entropy(diverse_share)
     graph, pruning = content.graph(largest_entropy, degree_exponent)
@@ -214,7 +221,7 @@ def describe_snapshot(warehouse: Warehouse, day: datetime.date, name: str, folde
         )
         path, entropy = folder / f"{name}.graph", row["largest_entropy"]
         entropy = math.inf if entropy is None else entropy
-        graph, _ = _Content.of(warehouse, day).graph(entropy, row["degree_exponent"])
+        graph, _ = GraphContent.of(warehouse, day).graph(entropy, row["degree_exponent"])
         if write_graph(path, graph) != row["sha256"]:
             raise LookupError(
                 f"what the {name} graph of {day} was made of is not there any more: materialise graph.edges and "

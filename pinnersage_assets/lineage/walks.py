@@ -109,7 +109,7 @@ def pixie_recommendations(
 ) -> dg.MaterializeResult:
     """The pins that walks from each user's query pins visit most, without what the user has seen."""
     day, pixie = partition_day(context), settings.pixie
-    walk = PixieParameters(**{name: getattr(pixie, name) for name in _WALK})
+    walk = walk_of(settings)
     with scratch_folder(warehouse) as folder:
         graph = describe_snapshot(warehouse, day, PRUNED, folder, context.log)
         buckets, users = _write_queries(warehouse, settings, day, folder)
@@ -138,7 +138,10 @@ def pixie_recommendations(
     )
 
 
-_WALK = ("steps", "restart", "scaled", "boosted", "stop_pins", "stop_visits", "bias")
+def walk_of(settings: Settings) -> PixieParameters:
+    """How to walk, of all pins that are visited."""
+    names = ("steps", "restart", "scaled", "boosted", "stop_pins", "stop_visits", "bias")
+    return PixieParameters(**{name: getattr(settings.pixie, name) for name in names})
 
 
 def _write_queries(

@@ -105,12 +105,12 @@ VARIANTS = {
 }
 
 
-# Judged beside the variants: one of them by the index as it is, what was really recommended, and lists of pins that
-# know nothing of the user; and, though they know more, `pinnersage` as it would be at each moment of the day, by
-# clusters that the online model updated, and by clusters that were made anew.
+# Judged beside the variants: one of them by the index as it is, what was really recommended by each generator and by
+# both together, and lists of pins that know nothing of the user; and, though they know more, `pinnersage` as it would
+# be at each moment of the day, by clusters that the online model updated, and by clusters that were made anew.
 BY_INDEX = "pinnersage_top_3_by_index"
 ONLINE, RECLUSTERED = "online", "reclustered"
-CONTROLS = (BY_INDEX, "recommended", "random", "popular", ONLINE, RECLUSTERED)
+CONTROLS = (BY_INDEX, "recommended", "pixie", "blended", "random", "popular", ONLINE, RECLUSTERED)
 
 
 @dataclass(frozen=True)

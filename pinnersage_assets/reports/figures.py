@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 WIDTH = 340
 CLUSTER_COLOURS = 12
 
-_NAMED = ("ink", "soft", "line", "card", "pinnersage", "single", "pins", "control", "own", "heat", "day")
+_NAMED = ("ink", "soft", "line", "card", "pinnersage", "single", "pins", "control", "own", "heat", "day", "walks")
 _COLOURS = {name: f"#0102{number:02x}" for number, name in enumerate(_NAMED, start=1)}
 _COLOURS |= {f"cluster-{number}": f"#0103{number:02x}" for number in range(CLUSTER_COLOURS)}
 _VARIABLES = {code: f"var(--{name})" for name, code in _COLOURS.items()}

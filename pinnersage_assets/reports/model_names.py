@@ -6,12 +6,14 @@ What belongs here: words. What a model does is the business of `model.variants`.
 PINNERSAGE, SINGLE_VECTOR, PINS, CONTROL, OWN = "pinnersage", "single", "pins", "control", "own"
 # These know more than the others, and are in no ranking with them.
 DAY_SO_FAR = "day"
+WALKS = "walks"
 
 FAMILIES = {
     PINNERSAGE: "PinnerSage and its variants",
     DAY_SO_FAR: "PinnerSage that knows the day so far",
     SINGLE_VECTOR: "one vector a user",
     PINS: "pins as they are, unclustered",
+    WALKS: "walks over pins and boards, alone or with PinnerSage",
     CONTROL: "knows nothing of the user",
     OWN: "named in the settings",
 }
@@ -36,6 +38,8 @@ _NAMES = {
     "online": (DAY_SO_FAR, "PinnerSage, updated online"),
     "reclustered": (DAY_SO_FAR, "PinnerSage, clustered anew"),
     "recommended": (PINNERSAGE, "PinnerSage as recommended"),
+    "pixie": (WALKS, "Pixie"),
+    "blended": (WALKS, "PinnerSage and Pixie, blended"),
     "calibrated": (PINNERSAGE, "PinnerSage, calibrated"),
     "pinnersage": (PINNERSAGE, "PinnerSage, the paper's setting, refilled"),
     "pinnersage_not_refilled": (PINNERSAGE, "PinnerSage, the paper's setting"),
@@ -56,6 +60,7 @@ _PREFIXES = {
     "decay_average_": (SINGLE_VECTOR, "decay average, λ {}"),
     "pinnersage_decay_": (PINNERSAGE, "PinnerSage, importance λ {}"),
     "pinnersage_": (PINNERSAGE, "PinnerSage, {}"),
+    "pixie_": (WALKS, "Pixie {}"),
 }
 
 

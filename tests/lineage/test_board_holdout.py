@@ -2,7 +2,7 @@
 
 import datetime
 import importlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import polars as pl
@@ -34,12 +34,27 @@ def made_again(copy, day=LAST):
 
 
 @pytest.fixture(scope="module")
-def grown(world):
+def group_of(world):
+    """Of each pin that repeats another, that one."""
+    return dict(world.read("SELECT pin_id, canonical_pin_id FROM corpus.near_duplicates").rows())
+
+
+@pytest.fixture(scope="module")
+def saved(world, group_of):
+    """By board and pin, near-duplicates being one, when first, and by whom."""
+    first = {}
+    edges = world.read("SELECT board_id, pin_id, first_ts, user_id FROM graph.edges WHERE dt = $day", day=LAST)
+    for board, pin, ts, user in edges.sort("first_ts", descending=True).rows():
+        first[board, group_of.get(pin, pin)] = ts, user
+    return first
+
+
+@pytest.fixture(scope="module")
+def grown(saved):
     """Of each board that got a pin on the last day and had another its pins, the latest first: pin, time, user."""
     boards = defaultdict(list)
-    edges = world.read("SELECT board_id, pin_id, first_ts, user_id FROM graph.edges WHERE dt = $day", day=LAST)
-    for board, *edge in edges.rows():
-        boards[board].append(tuple(edge))
+    for (board, pin), (ts, user) in saved.items():
+        boards[board].append((pin, ts, user))
     boards = {board: sorted(edges, key=lambda edge: edge[1])[::-1] for board, edges in boards.items()}
     grown = {board: edges for board, edges in boards.items() if edges[0][1].date() == LAST and len(edges) > 1}
     # Nothing is up to chance.
@@ -50,6 +65,19 @@ def grown(world):
 @pytest.fixture(scope="module")
 def yesterday(world):
     return Oracle(world, YESTERDAY)
+
+
+@pytest.fixture(scope="module")
+def corpus(yesterday, group_of):
+    """What may be recommended, by what it is in the graph."""
+    return [group_of.get(pin, pin) for pin in yesterday.corpus]
+
+
+@pytest.fixture(scope="module")
+def known(world, saved):
+    """Pins of the edges that were known yesterday."""
+    pins = set(world.read("SELECT pin_id FROM raw.pins WHERE dt <= $day", day=YESTERDAY)["pin_id"])
+    return [pin for (_, pin), (ts, _) in saved.items() if ts.date() <= YESTERDAY and pin in pins]
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +121,23 @@ def test_there_is_a_row_a_model_graph_and_depth(rows, grown):
     ]
 
 
-def test_neighbours_are_those_of_the_mean_of_the_latest_pins(rows, grown, yesterday, world):
-    vectors = Oracle(world, LAST).pins
-    corpus, of_corpus = np.array(yesterday.corpus), yesterday.corpus_vectors
+def test_neighbours_are_those_of_the_mean_of_the_latest_pins(rows, grown, corpus, yesterday, world):
+    vectors, of_corpus = Oracle(world, LAST).pins, yesterday.corpus_vectors
     lists = {}
     for board, (_, *before) in grown.items():
         mean = np.mean([vectors[pin][1] for pin, *_ in before[:20]], axis=0)
-        lists[board] = corpus[np.argsort(-of_corpus @ mean, kind="stable")].tolist()
+        lists[board] = np.array(corpus)[np.argsort(-of_corpus @ mean, kind="stable")].tolist()
     assert hits_of(rows, "embedding_neighbours") == hits_among(lists, grown)
 
 
-def test_popular_pins_are_on_most_boards_as_of_the_day_before(rows, grown, yesterday, world):
-    known = world.read("SELECT pin_id, first_ts FROM graph.edges WHERE dt = $day", day=LAST)
-    degrees = dict(known.filter(pl.col("first_ts").dt.date() <= YESTERDAY)["pin_id"].value_counts().rows())
+def test_popular_pins_are_on_most_boards_as_of_the_day_before(rows, grown, corpus, known):
+    degrees = Counter(known)
     # The equally popular stand in an order that is up to chance: so a hit may be one of so many.
     sets = [set(), set()]
     for strict in (False, True):
         for board, ((held_out, *_), *before) in grown.items():
-            if held_out in yesterday.corpus:
-                others = set(yesterday.corpus) - {pin for pin, *_ in before} - {held_out}
+            if held_out in corpus:
+                others = set(corpus) - {pin for pin, *_ in before} - {held_out}
                 own = degrees.get(held_out, 0)
                 above = sum(degrees.get(pin, 0) >= own if strict else degrees.get(pin, 0) > own for pin in others)
                 if above < 10:
@@ -126,7 +152,7 @@ def test_pixie_finds_more_than_chance_and_random_ranks_no_more(rows):
     assert pixie == sorted(pixie)
 
 
-def test_the_curve_has_a_graph_for_each_exponent_and_all_else_stays(world, rows, grown, tmp_path):
+def test_the_curve_has_a_graph_for_each_exponent_and_all_else_stays(world, rows, grown, corpus, known, tmp_path):
     copy = world.copy(tmp_path / "data", settings_of(degree_exponents=[0.5, 0.91, 1.0]))
     found, metadata = made_again(copy)
     curve = found.filter(model="pixie", graph="pruned", k=10).sort("degree_exponent")
@@ -138,15 +164,9 @@ def test_the_curve_has_a_graph_for_each_exponent_and_all_else_stays(world, rows,
     assert curve["edges"].max() < full
     keys = ["model", "graph", "degree_exponent", "k"]
     assert rows.sort(keys).equals(found.join(rows, on=keys, how="semi", nulls_equal=True).sort(keys))
-    known = world.read(
-        "SELECT * FROM graph.edges WHERE dt = $day AND first_ts < $day AND pin_id IN "
-        "(SELECT pin_id FROM staging.pins WHERE dt < $day)",
-        day=LAST,
-    )
     assert full == len(known)
     held_out = {edges[0][0] for edges in grown.values()}
-    corpus = set(world.read("SELECT pin_id FROM corpus.pins WHERE dt = $day", day=YESTERDAY)["pin_id"])
-    missing = [sum(edges[0][0] not in pins for edges in grown.values()) for pins in (corpus, set(known["pin_id"]))]
+    missing = [sum(edges[0][0] not in pins for edges in grown.values()) for pins in (corpus, known)]
     assert [metadata[f"held-out pins not in the {name}"] for name in ("corpus", "graph")] == missing
     assert 0 < missing[0] < len(held_out)
 

@@ -5,7 +5,8 @@ on the board before the pin that is held out: so sessions, which are of one day,
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +21,12 @@ from pinnersage_assets.graph_files import write_graph
 from pinnersage_assets.lineage.by_bucket import map_buckets
 from pinnersage_assets.lineage.corpus_index import describe_corpus_index
 from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
-from pinnersage_assets.lineage.queries import corpus_ids
+from pinnersage_assets.lineage.graph_snapshot import FULL, PRUNED, GraphContent
+from pinnersage_assets.lineage.queries import CANONICAL_PINS, CATEGORY_CODE
+from pinnersage_assets.lineage.walks import walk_of
 from pinnersage_assets.model.board_holdout import NOT_FOUND, JudgedBoards
 from pinnersage_assets.model.bootstrap import difference_intervals
 from pinnersage_assets.model.diversity import most_popular_rows
-from pinnersage_assets.model.graph_pruning import board_entropies, pruned
 from pinnersage_assets.model.pin_board_graph import NO_FEATURE, PinBoardGraph
 from pinnersage_assets.model.pixie import PixieParameters
 from pinnersage_assets.model.population import rows_if_known
@@ -38,39 +40,41 @@ from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.partitions import scratch_folder
 from pinnersage_assets.warehouse.pin_vectors import PinVectors, pin_vectors
 
-# The boards that got a pin after the known day, and all that is on some boards.
-_GROWN = """
-    SELECT board_id, count(*) AS pins FROM graph.edges WHERE dt = $today
-    GROUP BY board_id HAVING max(first_ts) >= $day + INTERVAL 1 DAY
+# Near-duplicates are one pin, as in the graph: what was saved of a group is saved when the first of it is.
+_SAVED = f"""
+    SELECT board_id, coalesce(canonical_pin_id, pin_id) AS pin_id, arg_min(user_id, (first_ts, pin_id)) AS user_id,
+        min(first_ts) AS ts
+    FROM graph.edges LEFT JOIN ({CANONICAL_PINS.replace("$day", "$today")}) USING (pin_id)
+    WHERE dt = $today GROUP BY ALL
 """
-_OF_BOARDS = """
-    SELECT board_id, pin_id, user_id, epoch(first_ts) / 86400 AS days FROM graph.edges
-    WHERE dt = $today AND board_id IN (SELECT unnest($boards))
+# The boards that got a pin after the known day, and all that is on some boards.
+_GROWN = f"SELECT board_id, count(*) AS pins FROM ({_SAVED}) GROUP BY board_id HAVING max(ts) >= $day + INTERVAL 1 DAY"
+_OF_BOARDS = f"""
+    SELECT board_id, pin_id, user_id, epoch(ts) / 86400 AS days FROM ({_SAVED})
+    WHERE board_id IN (SELECT unnest($boards))
 """
 # The graph as of the known day, but for what leaves it as the days that make it up move on to today.
-_EDGES = """
-    SELECT pin_id, board_id FROM graph.edges WHERE dt = $today AND first_ts < $day + INTERVAL 1 DAY
-        AND pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day)
+_EDGES = f"""
+    SELECT pin_id, board_id FROM ({_SAVED}) WHERE ts < $day + INTERVAL 1 DAY
+        AND pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day) ORDER BY ALL
 """
-_CATEGORIES = """
-    SELECT pin_id, dense_rank() OVER (ORDER BY category) - 1 AS category FROM staging.pins
+_CATEGORIES = f"""
+    SELECT pin_id, {CATEGORY_CODE} AS category FROM staging.pins
     WHERE dt <= $today AND category IS NOT NULL ORDER BY pin_id
+"""
+# What the corpus pins of a day are in the graph.
+_CORPUS = f"""
+    SELECT coalesce(canonical_pin_id, pin_id) AS of_graph FROM corpus.pins LEFT JOIN ({CANONICAL_PINS}) USING (pin_id)
+    WHERE dt = $day ORDER BY pin_id
 """
 
 _HIT_RATES_AT = (10, 100, 1000)
-_FULL, _PRUNED, _NO_GRAPH = "full", "pruned", "none"
+_NO_GRAPH = "none"
 # Of the paper's Pixie (Table 1), which walks on the pruned graph.
 _PAPER = dict(zip(_HIT_RATES_AT, (0.063, 0.231, 0.522), strict=True))
 
-_PIXIE = PixieParameters(steps=20_000, restart=0.5, scaled=True, boosted=True, bias=0.9)
-_DEGREE_EXPONENT, _DIVERSE_BOARDS = 0.91, 0.1
-# The walks and whether query pins weigh the same.
-_ABLATIONS = {
-    "pixie": (_PIXIE, False),
-    "pixie_without_booster": (replace(_PIXIE, boosted=False), False),
-    "pixie_without_weights": (replace(_PIXIE, scaled=False), True),
-    "pixie_without_bias": (replace(_PIXIE, bias=0.0), False),
-}
+# How often a step keeps to the category where what is recommended is made without that.
+_BIAS = 0.9
 # Boards of a task: a second of work and more.
 _BOARDS_A_BUCKET = 100
 
@@ -101,7 +105,7 @@ HIT_RATES_ARE_SHARES = PartitionCheck(
     deps=[
         *reads(KNOWN_DAY, "corpus.pins", "retrieval.hnsw_index"),
         *reads(SAME_DAY, "graph.edges"),
-        *reads(HISTORY, "staging.pins"),
+        *reads(HISTORY, "staging.pins", "corpus.near_duplicates"),
     ],
     kinds={"numpy"},
     code_version="1",
@@ -119,27 +123,29 @@ def board_holdout(
         if not len(boards):
             return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS), metadata=metadata)
         pins, categories = pin_vectors(warehouse, today), _Categories.read(warehouse, today)
-        graphs = _graphs(edges, pins, categories, settings.evaluation.degree_exponents)
-        corpus = corpus_ids(warehouse, day)
+        graphs = _graphs(GraphContent.of_edges(warehouse, day, edges), settings)
+        corpus = warehouse.read(_CORPUS, {"day": day})["of_graph"].to_numpy()
     metadata["held-out pins not in the corpus"] = int(np.count_nonzero(~np.isin(boards.held_out, corpus)))
-    on_boards = np.isin(boards.held_out, graphs[_FULL].pins_and_boards.pin_ids)
+    on_boards = np.isin(boards.held_out, graphs[FULL].pins_and_boards.pin_ids)
     metadata["held-out pins not in the graph"] = int(np.count_nonzero(~on_boards))
     with scratch_folder(warehouse) as folder:
         index = describe_corpus_index(warehouse, day, folder, context.log)
         for name, graph in graphs.items():
             write_graph(folder / f"{name}.graph", graph.pins_and_boards)
-        np.save(folder / "popular.npy", _popular(graphs[_FULL].pins_and_boards, corpus, boards, keys))
+        np.save(folder / "corpus.npy", corpus)
+        np.save(folder / "popular.npy", _popular(graphs[FULL].pins_and_boards, np.sort(corpus), boards, keys))
         parameters = {
             "keys": keys,
             "index": index,
             "searches_exactly": len(corpus) <= settings.evaluation.exact_up_to,
             "depth": max(_HIT_RATES_AT),
+            "corpus": str(folder / "corpus.npy"),
             "popular": str(folder / "popular.npy"),
             "graphs": {name: str(folder / f"{name}.graph") for name in graphs},
-            "decay_per_day": settings.clustering.decay_per_day,
+            "decay_per_day": settings.pixie.decay_per_day,
             "walks": [
                 (model, name, equal, asdict(walk))
-                for model, (walk, equal) in _ABLATIONS.items()
+                for model, (walk, equal) in _walks(settings).items()
                 for name, graph in graphs.items()
                 if model == "pixie" or not graph.of_curve
             ],
@@ -215,26 +221,29 @@ def _boards_to_judge(
     }
 
 
-def _graphs(
-    edges: pl.DataFrame, pins: PinVectors, categories: _Categories, degree_exponents: Sequence[float]
-) -> dict[str, _Graph]:
-    """The graph, pruned, and pruned by other δ for the curve; by name."""
-    edge_pins, edge_boards = edges["pin_id"].to_numpy(), edges["board_id"].to_numpy()
-    pin_ids, pin_rows = np.unique(edge_pins, return_inverse=True)
-    board_rows = np.unique(edge_boards, return_inverse=True)[1]
-    topics, vectors = categories.of(pin_ids), pins.select(pin_ids)[:]
-    largest_entropy = float(np.quantile(board_entropies(pin_rows, board_rows, topics), 1 - _DIVERSE_BOARDS))
+def _walks(settings: Settings) -> dict[str, tuple[PixieParameters, bool]]:
+    """Pixie with all its parts, whichever are switched off in what is recommended, and without one of them.
 
-    def graph(kept: NDArray[np.bool_] | slice) -> PinBoardGraph:
-        return PinBoardGraph.of(edge_pins[kept], edge_boards[kept], pin_ids, topics)
-
-    graphs = {_FULL: _Graph(graph(slice(None)), _FULL, None, of_curve=False)}
-    wanted = {_DEGREE_EXPONENT: _PRUNED} | {
-        exponent: f"{_PRUNED}-{exponent:g}" for exponent in degree_exponents if exponent != _DEGREE_EXPONENT
+    And whether query pins weigh the same.
+    """
+    walk = replace(walk_of(settings), scaled=True, boosted=True, bias=settings.pixie.bias or _BIAS)
+    return {
+        "pixie": (walk, False),
+        "pixie_without_booster": (replace(walk, boosted=False), False),
+        "pixie_without_weights": (replace(walk, scaled=False), True),
+        "pixie_without_bias": (replace(walk, bias=0.0), False),
     }
+
+
+def _graphs(content: GraphContent, settings: Settings) -> dict[str, _Graph]:
+    """The graph, pruned, and pruned by other δ for the curve; by name."""
+    in_use, others = settings.graph.degree_exponent, settings.evaluation.degree_exponents
+    largest_entropy = content.largest_entropy(settings.graph.diverse_share)
+    graphs = {FULL: _Graph(content.graph(math.inf, 1.0)[0], FULL, None, of_curve=False)}
+    wanted = {in_use: PRUNED} | {exponent: f"{PRUNED}-{exponent:g}" for exponent in others if exponent != in_use}
     for exponent, name in wanted.items():
-        kept = pruned(pin_rows, board_rows, topics, vectors, largest_entropy, exponent).kept
-        graphs[name] = _Graph(graph(kept), _PRUNED, exponent, of_curve=name != _PRUNED)
+        graph, _ = content.graph(largest_entropy, exponent)
+        graphs[name] = _Graph(graph, PRUNED, exponent, of_curve=name != PRUNED)
     return graphs
 
 
@@ -269,7 +278,7 @@ def _hit_rates(ranks: pl.DataFrame, graphs: Mapping[str, _Graph], keys: tuple[in
     owners, board_ids = wide["user_id"].to_numpy(), wide["board_id"].to_numpy()
     names = wide.columns[2:]
     found = wide.select(names).to_numpy()
-    compared_with, rows = names.index(f"pixie/{_FULL}"), []
+    compared_with, rows = names.index(f"pixie/{FULL}"), []
     for k in _HIT_RATES_AT:
         hits = ((found != NOT_FOUND) & (found <= k)).astype(np.float64)
         # Rates are differences from a model that finds nothing.
@@ -280,7 +289,7 @@ def _hit_rates(ranks: pl.DataFrame, graphs: Mapping[str, _Graph], keys: tuple[in
             model, _, name_of_graph = name.partition("/")
             graph = graphs.get(name_of_graph)
             arrays = graph.pins_and_boards.arrays.values() if graph else ()
-            in_paper = model == "pixie" and name_of_graph == _PRUNED
+            in_paper = model == "pixie" and name_of_graph == PRUNED
             rows.append(
                 {
                     "model": model,

@@ -136,7 +136,11 @@ READS = [
 ]
 # And what it reads besides, if it asks for what was shown, or recommended: by the name under which that is judged.
 SHOWN = "staging.impressions"
-RECOMMENDED = {"recommended": "retrieval.recommendations"}
+RECOMMENDED = {
+    "recommended": "retrieval.recommendations",
+    "pixie": "retrieval.pixie_recommendations",
+    "blended": "retrieval.blended_recommendations",
+}
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ _RETRIEVAL_USERS, _VARIETY = dg.AssetKey(["evaluation", "retrieval_users"]), dg.
     name="evaluation__candidate_sets",
     # Not required: either can be materialised alone.
     outs={
-        "retrieval_users": dg.AssetOut(key=_RETRIEVAL_USERS, kinds={"numpy"}, code_version="6", is_required=False),
-        "variety": dg.AssetOut(key=_VARIETY, kinds={"numpy"}, code_version="3", is_required=False),
+        "retrieval_users": dg.AssetOut(key=_RETRIEVAL_USERS, kinds={"numpy"}, code_version="7", is_required=False),
+        "variety": dg.AssetOut(key=_VARIETY, kinds={"numpy"}, code_version="4", is_required=False),
     },
     can_subset=True,
     partitions_def=DAILY,
