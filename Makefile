@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-install: $(INSTALLED)
+install: $(INSTALLED)  ## Installing alone; what else needs it does it too
 
 HOME_FILE := $(DAGSTER_HOME)/dagster.yaml
 $(HOME_FILE): data/dagster_home/dagster.yaml

@@ -294,12 +294,19 @@ def _told(runs: Iterable[object]) -> tuple[bool, float]:
     import dagster as dg
 
     from pinnersage_assets.backfill import BackfillError
+    from pinnersage_assets.files import held
+    from pinnersage_assets.partitions import ENVIRONMENT
 
     started, anything = time.monotonic(), False
     try:
-        for run in runs:
-            anything = True
-            click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
+        with held(ENVIRONMENT.data_dir / "backfill.lock"):
+            for run in runs:
+                anything = True
+                click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
+    except BlockingIOError as error:
+        raise click.ClickException(
+            f"another backfill, or demo, is at work in {ENVIRONMENT.data_dir}: wait until it has ended"
+        ) from error
     except BackfillError as error:
         raise click.ClickException(str(error)) from error
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:

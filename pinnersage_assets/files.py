@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Generator
@@ -24,6 +25,22 @@ def written_atomically(path: Path) -> Generator[Path]:
     finally:
         hidden.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Generator[None]:
+    """Hold a lock meanwhile, which the system lets go of when the process ends, however it ends.
+
+    Args:
+        path: the lock's file; its folder is created where it does not exist.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def checksum(path: Path) -> str:

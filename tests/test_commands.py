@@ -9,6 +9,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from pinnersage_assets.files import held
 from pinnersage_assets.serving.consumer import alone
 
 
@@ -40,6 +41,15 @@ def test_a_mistake_is_a_message_and_nothing_happens(tmp_path, days, environment,
     done = run(tmp_path, "backfill", "--from", days[0], "--to", days[1], **environment)
     assert done.returncode == 1
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "warehouse").exists()
+
+
+def test_a_second_backfill_says_that_there_is_one(tmp_path):
+    with held(tmp_path / "backfill.lock"):
+        done = run(tmp_path, "backfill", "--from", "2026-01-05", "--to", "2026-01-05")
+    assert done.returncode == 1
+    assert f"another backfill, or demo, is at work in {tmp_path}: wait until it has ended" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "warehouse").exists()
 

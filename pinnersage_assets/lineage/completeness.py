@@ -78,7 +78,7 @@ def inputs_are_complete(spec: dg.AssetSpec) -> PartitionCheck | None:
         GROUP BY w.dt, m.table_name
         """,
         advice="If another run is making these days, let it end: what it has written is checked a moment later. Close "
-        "the gap with `make backfill FROM={day} TO={day}`, which makes what has expired again too.",
+        "the gap with `make backfill FROM={last} TO={last}`, which makes what has expired again too.",
         reads=tuple(inputs),
         parameters=parameters,
     )

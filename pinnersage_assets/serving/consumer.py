@@ -6,7 +6,6 @@ it, and a file is written from what the store has set aside for it: so nothing i
 
 import contextlib
 import datetime
-import fcntl
 import logging
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pinnersage_assets.files import held
 from pinnersage_assets.serving.event_landing import land, land_refused
 from pinnersage_assets.serving.events import Event, parse
 from pinnersage_assets.serving.store import Committed, Refused, Store, StoreError, open_store, snapshot_day, utc_now
@@ -196,11 +196,9 @@ def alone(folder: Path) -> Generator[None]:
     Raises:
         StoreError: somebody does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "consumer.lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            # The system lets go of it when the process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder / "consumer.lock"))
         except BlockingIOError as error:
             raise StoreError(
                 f"another consumer runs on {folder}; one is enough: end it first, or serve with --no-consume"

@@ -6,7 +6,7 @@ one step after it, and enter their common result in the ledger, which is what pu
 
 import datetime
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class PartitionCheck:
 
     ``failures`` is a query for the rows that break it, with a column ``dt`` that says in which partition. It may use
     the parameters ``$first`` and ``$last`` (the days that were written) and those that ``parameters`` gives. ``advice``
-    says what to do when it fails; ``{day}`` in it is the first day that does.
+    says what to do when it fails; ``{day}`` in it is the first day that does, ``{last}`` the last.
     """
 
     name: str
@@ -158,13 +158,14 @@ def _evaluate(
             check_name=check.name,
             passed=not counts,
             severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
-            description=_verdict(check, failing, min(counts)) if counts else None,
+            description=_verdict(check, failing, counts) if counts else None,
             metadata=metadata,
         ),
         set(counts),
     )
 
 
-def _verdict(check: PartitionCheck, failing: int, first_day: datetime.date) -> str:
+def _verdict(check: PartitionCheck, failing: int, days: Collection[datetime.date]) -> str:
     rows = "1 row breaks" if failing == 1 else f"{failing:,} rows break"
-    return f"{check.description} {rows} it, first on {first_day}. {check.advice.format(day=first_day)}".strip()
+    advice = check.advice.format(day=min(days), last=max(days))
+    return f"{check.description} {rows} it, first on {min(days)}. {advice}".strip()
