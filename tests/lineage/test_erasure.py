@@ -50,6 +50,9 @@ def erased_world(world, tmp_path):
     # A hidden file, which nobody reads as data.
     hidden = copy.landing / "actions" / f"dt={LAST}" / ".old.parquet"
     shutil.copy(next(hidden.parent.glob("*.parquet")), hidden)
+    # Not everybody has boards: the first user gets one that is in the graph.
+    board = copy.read("SELECT min(board_id) FROM graph.edges WHERE dt = $day", day=LAST).item()
+    copy.execute("UPDATE staging.board_pins SET user_id = $user WHERE board_id = $board", user=users[0], board=board)
     killed = copy.data / "warehouse" / "scratch" / "killed"
     killed.mkdir()
     pl.DataFrame({"user_id": users}).write_parquet(killed / "bucket.parquet")
