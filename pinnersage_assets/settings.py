@@ -21,6 +21,7 @@ import polars as pl
 from pydantic import Field, ValidationError, model_validator
 
 from pinnersage_assets.model.calibration import FAMILIES, grid
+from pinnersage_assets.model.pixie import PixieParameters
 from pinnersage_assets.model.variants import CONTROLS, MEDOIDS, VARIANTS, Variant
 
 SIMULATED_START_DATE = datetime.date(2026, 1, 1)
@@ -206,6 +207,9 @@ class RetrievalSettings(Section):
         return self
 
 
+_WALK = ("steps", "restart", "scaled", "boosted", "stop_pins", "stop_visits", "bias")
+
+
 class PixieSettings(Section):
     """Candidates by random walks over the pruned graph of pins and boards (Pixie, section 3)."""
 
@@ -245,6 +249,10 @@ class PixieSettings(Section):
         "the board has pins of it.",
     )
     budget: int = Field(0, ge=0, description="Candidates per user; 0 means those of retrieval.budget.")
+
+    def parameters(self) -> PixieParameters:
+        """How to walk, for all pins that are visited."""
+        return PixieParameters(**{name: getattr(self, name) for name in _WALK})
 
     @model_validator(mode="after")
     def _weights_are_weights(self) -> Self:

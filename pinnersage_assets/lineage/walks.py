@@ -27,7 +27,6 @@ from pinnersage_assets.lineage.queries import (
 )
 from pinnersage_assets.model.blending import NO_BLENDS, blended, quotas
 from pinnersage_assets.model.pin_board_graph import NO_FEATURE
-from pinnersage_assets.model.pixie import PixieParameters
 from pinnersage_assets.partitions import DAILY, HISTORY, SAME_DAY, SETTINGS, WINDOW, partition_day, reads
 from pinnersage_assets.progress import log_progress
 from pinnersage_assets.settings import Settings
@@ -109,7 +108,6 @@ def pixie_recommendations(
 ) -> dg.MaterializeResult:
     """The pins that walks from each user's query pins visit most, without what the user has seen."""
     day, pixie = partition_day(context), settings.pixie
-    walk = walk_of(settings)
     with scratch_folder(warehouse) as folder:
         graph = describe_snapshot(warehouse, day, PRUNED, folder, context.log)
         buckets, users = _write_queries(warehouse, settings, day, folder)
@@ -120,7 +118,7 @@ def pixie_recommendations(
             {
                 "graph": str(graph),
                 "recommendable": str(_write_recommendable(warehouse, settings, day, folder)),
-                "pixie": asdict(walk),
+                "pixie": asdict(pixie.parameters()),
                 "budget": pixie.budget or settings.retrieval.budget,
                 "keys": [settings.seed, day.toordinal()],
             },
@@ -136,12 +134,6 @@ def pixie_recommendations(
         metadata={"users who asked": users}
         | {f"users without an answer: {reason}": number for reason, number in unanswered.items()},
     )
-
-
-def walk_of(settings: Settings) -> PixieParameters:
-    """How to walk, of all pins that are visited."""
-    names = ("steps", "restart", "scaled", "boosted", "stop_pins", "stop_visits", "bias")
-    return PixieParameters(**{name: getattr(settings.pixie, name) for name in names})
 
 
 def _write_queries(

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pinnersage_assets.model.population import rows_if_known, rows_of
+from pinnersage_assets.model.population import ranges, rows_if_known, rows_of
 
 NO_FEATURE = -1
 """The feature of a pin that has none: it fits nobody more than others."""
@@ -178,6 +178,15 @@ class PinBoardGraph:
     def largest_degree(self) -> int:
         """The most boards that a pin is on; 0 where there are no pins."""
         return int(np.diff(self.pin_offsets).max(initial=0))
+
+    @cached_property
+    def pin_features(self) -> NDArray[np.int64]:
+        """The feature of each pin, (P,) int64; `NO_FEATURE` of those without one."""
+        found = np.full(self.n_pins, NO_FEATURE, dtype=np.int64)
+        places = ranges(self.board_offsets[self.run_boards] + self.run_starts, self.run_lengths.astype(np.int64))
+        of_run = np.repeat(self.feature_codes, np.diff(self.feature_offsets))
+        found[self.board_pins[places]] = np.repeat(of_run, self.run_lengths)
+        return found
 
     def pin_rows(self, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each pin, (n,) int64; -1 of those that are not in the graph."""

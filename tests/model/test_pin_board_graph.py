@@ -55,6 +55,7 @@ def test_both_directions_hold_each_pair_once(case):
 def test_the_pins_of_a_board_that_have_a_feature_are_one_range(case):
     edges, features = case
     graph = built(edges, features)
+    assert graph.pin_features.tolist() == [features.get(pin, NO_FEATURE) for pin in graph.pin_ids.tolist()]
     for row in range(graph.n_boards):
         pins = pins_of_board(graph, row)
         keys = [(features.get(int(graph.pin_ids[pin]), NO_FEATURE), pin) for pin in pins]

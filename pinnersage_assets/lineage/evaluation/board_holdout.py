@@ -23,7 +23,6 @@ from pinnersage_assets.lineage.corpus_index import describe_corpus_index
 from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
 from pinnersage_assets.lineage.graph_snapshot import FULL, PRUNED, GraphContent
 from pinnersage_assets.lineage.queries import CANONICAL_PINS, CATEGORY_CODE
-from pinnersage_assets.lineage.walks import walk_of
 from pinnersage_assets.model.board_holdout import NOT_FOUND, JudgedBoards
 from pinnersage_assets.model.bootstrap import difference_intervals
 from pinnersage_assets.model.diversity import most_popular_rows
@@ -226,7 +225,7 @@ def _walks(settings: Settings) -> dict[str, tuple[PixieParameters, bool]]:
 
     And whether query pins weigh the same.
     """
-    walk = replace(walk_of(settings), scaled=True, boosted=True, bias=settings.pixie.bias or _BIAS)
+    walk = replace(settings.pixie.parameters(), scaled=True, boosted=True, bias=settings.pixie.bias or _BIAS)
     return {
         "pixie": (walk, False),
         "pixie_without_booster": (replace(walk, boosted=False), False),
