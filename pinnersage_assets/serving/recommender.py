@@ -1,5 +1,7 @@
 """An answer: the stored clusters of a user, updated by what it did since, and the pins nearest to a few of them.
 
+Walks over pins and boards (`graph_walks`) are a second source, by themselves or beside the clusters.
+
 What belongs here: everything between the store and the answer, for one user at one moment. What does not: where a
 day's files are (`served_day`), and the protocol by which people ask (`service`). While a user does nothing, the answer
 is what ``retrieval.recommendations`` of the day has for it.
@@ -10,15 +12,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pinnersage_assets.ann.restricted import CorpusIndex, search_among
+from pinnersage_assets.model.blending import SOURCES, blended, quotas
 from pinnersage_assets.model.candidates import share_out
 from pinnersage_assets.model.online import StoredClusters, UpdatedClusters, update_clusters
 from pinnersage_assets.model.pinnersage import draw_medoids
+from pinnersage_assets.model.randomness import keyed_bits
 from pinnersage_assets.model.retrieval_task import Neighbours, candidate_rows, ranked_candidates
+from pinnersage_assets.serving.graph_walks import GraphWalks, NoGraphError, Visited
 from pinnersage_assets.serving.pin_files import PinFiles
 from pinnersage_assets.serving.records import StoredUser
 from pinnersage_assets.serving.store import RecentActions, Store
@@ -29,6 +36,9 @@ _MOST_RECENT = 1_000
 # Lists of neighbours that were searched for and are kept; of a few hundred pins each.
 _LISTS_KEPT = 16_384
 _SECONDS_A_DAY = 86_400
+
+Source = Literal["pinnersage", "pixie", "blended"]
+"""Where candidates come from: the user's clusters, walks over pins and boards, or both by their quotas."""
 
 # Rows and cosines, the nearest first.
 _List = tuple[NDArray[np.int32], NDArray[np.float32]]
@@ -60,7 +70,8 @@ class Candidate:
 
     pin_id: int
     score: float | None
-    """Cosine to the medoid, or to the pin that was asked for; null of popular pins."""
+    """Cosine to the medoid, or to the pin that was asked for; null of popular pins. Where walks bring the pin, and so
+    ``medoid_pin_id`` is null, how often they visited it: not to be compared with a cosine."""
     medoid_pin_id: int | None
     """Of the medoids that bring the pin, the one that it is nearest to; null where none does."""
 
@@ -82,11 +93,26 @@ class Recommendations:
     """An answer."""
 
     source: str
-    """``clusters``; ``popular`` for a user of whom nothing is known: then the candidates are what everybody likes."""
+    """``clusters``, ``pixie`` or ``blended``, as was asked for; ``popular`` where that brings nothing, as for a user of
+    whom nothing is known: then the candidates are what everybody likes."""
     queries: list[Query]
     candidates: list[Candidate]
     unknown_pin_ids: list[int]
     """Pins that the user acted on since the last batch and whose vector is not known yet."""
+    query_pin_ids: list[int]
+    """Where walks begin, of near-duplicates at the first; none where no walks were asked for."""
+    reason: str | None
+    """Why walks bring nothing; null where they do, or were not asked for."""
+
+
+@dataclass(frozen=True)
+class Related:
+    """What walks from a pin come to."""
+
+    candidates: list[Candidate]
+    """The most visited first."""
+    reason: str | None
+    """Why there are none; null where there are some."""
 
 
 class Recommender:
@@ -100,6 +126,7 @@ class Recommender:
         store: Store,
         pins: PinFiles,
         index: CorpusIndex,
+        walks: GraphWalks | str,
     ) -> None:
         """Take the files of a day.
 
@@ -110,33 +137,62 @@ class Recommender:
             store: of users and events.
             pins: the day's pins.
             index: over the pins of the corpus, in the order of ``pins``.
+            walks: over the day's graph; or why there are none.
         """
         self.day, self.version, self.settings = day, version, settings
-        self._store, self._pins, self._index = store, pins, index
+        self._store, self._pins, self._index, self._walks = store, pins, index, walks
         self._end_of_day = datetime.datetime.combine(day + datetime.timedelta(days=1), datetime.time(), datetime.UTC)
+        self._action_weights = {
+            action: settings.pixie.action_weights.get(action, 1.0) for action in settings.window.interest_actions
+        }
         self._recommendable = int(pins.recommendable.sum())
         self._searched: OrderedDict[int, _List] = OrderedDict()
         self._lock = threading.Lock()
 
-    def recommend(self, user_id: int, now: datetime.datetime, size: int | None = None) -> Recommendations:
+    def recommend(
+        self, user_id: int, now: datetime.datetime, size: int | None = None, source: Source = "pinnersage"
+    ) -> Recommendations:
         """The candidates of a user.
 
         Args:
             user_id: anybody.
             now: the time of the request (UTC).
             size: how many candidates; None means as many as in the batch.
+            source: where they come from.
 
         Raises:
             MissingSnapshotError: the store does not have this day's users any more.
             StoreError: the store cannot be read.
+            NoGraphError: walks are asked for, and there is nothing to walk on.
         """
-        retrieval = self.settings.retrieval
-        budget = size or retrieval.budget
+        walks = None if source == "pinnersage" else self._known_walks()
+        usual = self.settings.pixie.budget if source == "pixie" else 0
+        budget = size or usual or self.settings.retrieval.budget
         user, recent = self._read(user_id)
         interests, unknown = self._update(user, recent, now)
         seen = self._seen(user, recent)
-        if not len(interests.medoid_pin_ids):
-            return Recommendations("popular", [], self._popular(seen, budget), unknown)
+        is_known, name = len(interests.medoid_pin_ids) > 0, "clusters"
+        queries, candidates = [], []
+        if source != "pixie" and is_known:
+            queries, candidates = self._by_clusters(user_id, interests, seen, budget)
+        query_pins, reason = np.empty(0, np.int64), None
+        if walks:
+            query_pins, weights = self._query_pins(walks, recent, interests)
+            key = keyed_bits(self.settings.seed, self.day.toordinal(), user_id)
+            visited, name = walks.visited(query_pins, weights, key, seen), source
+            found, reason = self._visited(visited, budget), visited.reason
+            if reason and not len(query_pins):
+                reason = f"nothing that is known of user {user_id} has an edge in the graph of {self.day}"
+            candidates = found if source == "pixie" else self._blended(candidates, found, budget)
+        if not candidates and (source == "pixie" or not is_known):
+            name, candidates = "popular", self._popular(seen, budget)
+        return Recommendations(name, queries, candidates, unknown, query_pins.tolist(), reason)
+
+    def _by_clusters(
+        self, user_id: int, interests: UpdatedClusters, seen: NDArray[np.int64], budget: int
+    ) -> tuple[list[Query], list[Candidate]]:
+        """The medoids that are asked for their neighbours, and what they bring."""
+        retrieval = self.settings.retrieval
         owner = np.full(len(interests.medoid_pin_ids), user_id)
         places = draw_medoids(
             owner,
@@ -153,8 +209,7 @@ class Recommender:
         drawn, importances, shares = drawn[shares > 0], importances[shares > 0], shares[shares > 0]
         medoid_ids = interests.medoid_pin_ids[drawn]
         rows, scores, medoids, cached = self._candidates(medoid_ids, shares, seen)
-        return Recommendations(
-            "clusters",
+        return (
             [
                 Query(*query)
                 for query in zip(medoid_ids.tolist(), importances.tolist(), shares.tolist(), cached, strict=True)
@@ -165,7 +220,6 @@ class Recommender:
                     self._pins.ids[rows].tolist(), scores.tolist(), medoid_ids[medoids].tolist(), strict=True
                 )
             ],
-            unknown,
         )
 
     def interests(self, user_id: int, now: datetime.datetime) -> list[Interest]:
@@ -205,6 +259,69 @@ class Recommender:
         kept = rows != self._pins.corpus_rows[row]
         ids = self._pins.ids[rows[kept][:size]]
         return [Candidate(*found, None) for found in zip(ids.tolist(), cosines[kept][:size].tolist(), strict=True)]
+
+    def related(self, pin_id: int, size: int) -> Related:
+        """The recommendable pins that walks from a pin visit most, without itself and what repeats it.
+
+        Raises:
+            UnknownPinError: nothing is known of the pin.
+            NoGraphError: there is nothing to walk on.
+        """
+        walks = self._known_walks()
+        [row] = self._pins.rows_of(np.array([pin_id]))
+        if row < 0:
+            raise UnknownPinError(f"pin {pin_id} is not known on {self.day}")
+        first = walks.firsts_of(np.array([pin_id]))
+        if not walks.have_edges(first)[0]:
+            return Related([], f"pin {pin_id} has no edge in the graph of {self.day}: it is on no board, or on few")
+        key = keyed_bits("related", self.settings.seed, self.day.toordinal(), first)
+        visited = walks.visited(first, np.ones(1), key, np.empty(0, np.int64))
+        return Related(self._visited(visited, size), visited.reason)
+
+    def _known_walks(self) -> GraphWalks:
+        if isinstance(self._walks, str):
+            raise NoGraphError(self._walks)
+        return self._walks
+
+    def _query_pins(
+        self, walks: GraphWalks, recent: RecentActions, interests: UpdatedClusters
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Where walks begin, and what each pin weighs; pins without edges take nobody's place.
+
+        At the pins that the user acted on since the batch, as ``retrieval.pixie_recommendations`` of the day did at
+        those of the window, which are not stored; at the user's medoids where it did nothing, or by the settings.
+        """
+        pixie = self.settings.pixie
+        firsts = walks.firsts_of(recent.pin_ids)
+        weights = np.array([self._action_weights.get(action, 0.0) for action in recent.actions], dtype=np.float64)
+        taken = (weights > 0) & walks.have_edges(firsts)
+        if pixie.queries == "actions" and taken.any():
+            # Only ratios matter: as of the latest action they do not depend on when somebody asks.
+            ages = (recent.times[taken].max() - recent.times[taken]) / np.timedelta64(1, "s") / _SECONDS_A_DAY
+            weights, standing = weights[taken] * np.exp(-pixie.decay_per_day * ages), -ages
+        else:
+            firsts, weights = walks.firsts_of(interests.medoid_pin_ids), interests.importances
+            taken = walks.have_edges(firsts)
+            weights = standing = weights[taken]
+        pins, of_pin = np.unique(firsts[taken], return_inverse=True)
+        totals, standings = np.zeros(len(pins)), np.full(len(pins), -np.inf)
+        np.add.at(totals, of_pin, weights)
+        np.maximum.at(standings, of_pin, standing)
+        chosen = np.lexsort((pins, -standings))[: pixie.query_pins]
+        return pins[chosen], totals[chosen]
+
+    def _visited(self, visited: Visited, size: int) -> list[Candidate]:
+        ids = self._pins.ids[visited.corpus_rows[:size]].tolist()
+        return [Candidate(*found, None) for found in zip(ids, visited.scores[:size].tolist(), strict=True)]
+
+    def _blended(self, own: list[Candidate], walked: list[Candidate], budget: int) -> list[Candidate]:
+        shares = quotas(budget, self.settings.blending.pixie_share)
+        brought = {
+            source: {candidate.pin_id: candidate for candidate in candidates}
+            for source, candidates in zip(SOURCES, (own, walked), strict=True)
+        }
+        both = blended(_ranked(own), _ranked(walked), shares).select("source", "pin_id")
+        return [brought[source][pin_id] for source, pin_id in both.iter_rows()]
 
     def _read(self, user_id: int) -> tuple[StoredUser | None, RecentActions]:
         return self._store.read_user(self.version, user_id), self._store.recent(user_id, self._end_of_day, _MOST_RECENT)
@@ -301,6 +418,16 @@ class Recommender:
             ids, cosines = search_among(self._index, query, depth, self._pins.recommendable)
         found = ids[0] != -1
         return self._pins.rows_of(ids[0][found]).astype(np.int32), cosines[0][found]
+
+
+def _ranked(candidates: list[Candidate]) -> pl.DataFrame:
+    """A user's list, as `blended` takes it."""
+    pins, scores = [candidate.pin_id for candidate in candidates], [candidate.score for candidate in candidates]
+    ranks = pl.int_range(1, len(pins) + 1, dtype=pl.Int32, eager=True)
+    columns = {"user_id": pl.repeat(0, len(pins), dtype=pl.Int64, eager=True), "rank": ranks}
+    return pl.DataFrame(
+        {**columns, "pin_id": pl.Series(pins, dtype=pl.Int64), "score": pl.Series(scores, dtype=pl.Float32)}
+    )
 
 
 def _unseen(lists: Sequence[_List], seen: NDArray[np.int64], most: int) -> tuple[Neighbours, NDArray[np.float32]]:

@@ -19,6 +19,8 @@ from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.hnsw import HnswIndex, HnswParameters, IndexFileError
 from pinnersage_assets.ann.restricted import CorpusIndex
 from pinnersage_assets.ann.shards import put_together, split
+from pinnersage_assets.graph_files import GraphFileError, open_graph
+from pinnersage_assets.serving.graph_walks import GraphWalks, NoGraphError
 from pinnersage_assets.serving.pin_files import PinFiles, PinFilesError, open_pin_files
 from pinnersage_assets.serving.recommender import Recommender
 from pinnersage_assets.serving.records import CorruptRecordError
@@ -33,6 +35,10 @@ _LATEST = """
     WHERE version IS NOT NULL AND dt IN (SELECT dt FROM published.retrieval.hnsw_index) ORDER BY dt DESC LIMIT 1
 """
 _SHARDS = "FROM published.retrieval.hnsw_index WHERE dt = $day ORDER BY shard"
+_GRAPH = "SELECT path, sha256 FROM published.graph.snapshot WHERE dt = $day AND graph = 'pruned'"
+_REPEATS = """
+    SELECT pin_id, canonical_pin_id FROM published.corpus.near_duplicates WHERE dt <= $day ORDER BY pin_id
+"""
 _DETAILS = """
     SELECT pin_id, title, category FROM published.staging.pins
     WHERE dt <= $day AND pin_id IN (SELECT unnest($pins))
@@ -55,6 +61,8 @@ class ServedDay:
     users: int
     clusters: int
     pins: int
+    graph_sha256: str | None
+    """Of the graph that walks are over; None where there is none."""
     recommender: Recommender
     details: Callable[[list[int]], dict[int, tuple[str | None, str | None]]]
     """Title and category of pins."""
@@ -98,7 +106,13 @@ def open_served_day(published: Path, data_folder: Path, settings: Settings, stor
     pins = open_pin_files(data_folder / PINS_FOLDER / row["version"], row["pins_sha256"])
     in_force = Settings.model_validate_json(row["settings"]).model_copy(update={"serving": settings.serving})
     index = _open_index(connection.sql(_SHARDS, params={"day": row["dt"]}).pl().to_dicts(), pins, data_folder)
-    recommender = Recommender(row["dt"], row["version"], in_force, store, pins, index)
+    # The last that is opened: nothing fails after it, and so what is missing is said once.
+    try:
+        walks, graph_sha256 = _open_walks(connection, row["dt"], in_force, pins, data_folder)
+    except NoGraphError as error:
+        _log.warning("%s. Until then there are no walks, and all other answers", error)
+        walks, graph_sha256 = str(error), None
+    recommender = Recommender(row["dt"], row["version"], in_force, store, pins, index, walks)
 
     def details(pin_ids: list[int]) -> dict[int, tuple[str | None, str | None]]:
         # A cursor a request: one connection answers one query at a time.
@@ -106,7 +120,36 @@ def open_served_day(published: Path, data_folder: Path, settings: Settings, stor
             rows = cursor.execute(_DETAILS, {"day": row["dt"], "pins": pin_ids}).fetchall()
         return {pin_id: (title, category) for pin_id, title, category in rows}
 
-    return ServedDay(row["dt"], row["version"], row["users"], row["clusters"], len(pins.ids), recommender, details)
+    counts = row["users"], row["clusters"], len(pins.ids)
+    return ServedDay(row["dt"], row["version"], *counts, graph_sha256, recommender, details)
+
+
+def _open_walks(
+    connection: duckdb.DuckDBPyConnection, day: datetime.date, settings: Settings, pins: PinFiles, data_folder: Path
+) -> tuple[GraphWalks, str]:
+    """Walks over a day's pruned graph, and its checksum.
+
+    Raises:
+        NoGraphError: there is no graph, or nothing in it.
+    """
+    try:
+        rows = connection.execute(_GRAPH, {"day": day}).fetchall()
+        if not rows:
+            raise GraphFileError(f"graph.snapshot has no partition of {day}")
+        [(path, sha256)] = rows
+        if path is None:
+            raise GraphFileError(f"the graph of {day} was deleted, being older than retention.graph_days")
+        graph = open_graph(data_folder / path, sha256)
+        repeats = connection.sql(_REPEATS, params={"day": day}).pl()
+    except (GraphFileError, OSError, duckdb.CatalogException) as error:
+        raise NoGraphError(f"{error}; materialise graph.snapshot of {day} again, and publish") from error
+    if not graph.n_edges:
+        raise NoGraphError(
+            f"the graph of {day} has no edges: give board_pins, or set graph.boards to sessions, and materialise "
+            "graph.edges and graph.snapshot again"
+        )
+    ids, firsts = (repeats[name].to_numpy() for name in ("pin_id", "canonical_pin_id"))
+    return GraphWalks(graph, pins, ids, firsts, settings.pixie.parameters()), sha256
 
 
 def _open_index(rows: list[dict], pins: PinFiles, data_folder: Path) -> CorpusIndex:
@@ -126,6 +169,11 @@ def _open_index(rows: list[dict], pins: PinFiles, data_folder: Path) -> CorpusIn
             return ExactIndex(ids, vectors)
         shards.append(HnswIndex(file, own_ids, own, parameters.expansion_search))
     return put_together(shards, ids, vectors)
+
+
+def _content(day: ServedDay) -> tuple[str, str | None]:
+    """What answers differ by; a graph can be made again under the same version."""
+    return day.version, day.graph_sha256
 
 
 class Follower:
@@ -178,7 +226,7 @@ class Follower:
                     _log.error("%s", error)
                 self._problem = str(error)
                 return
-            if self._current is None or opened.version != self._current.version:
+            if self._current is None or _content(opened) != _content(self._current):
                 _log.info("answers are made from %s (%s) from now on", opened.day, opened.version)
                 self._current = opened
             self._seen, self._problem = seen, None

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
 from pinnersage_assets.serving import recommender
+from pinnersage_assets.serving.graph_walks import NoGraphError
 from pinnersage_assets.serving.recommender import UnknownPinError
 from pinnersage_assets.serving.served_day import Follower, NothingToServeError, ServedDay
 from pinnersage_assets.serving.store import MissingSnapshotError, StoreError, utc_now
@@ -64,6 +65,8 @@ class RecommendationsAnswer:
     queries: list[recommender.Query]
     candidates: list[recommender.Candidate]
     unknown_pin_ids: list[int]
+    query_pin_ids: list[int]
+    reason: str | None
     details: dict[int, PinDetails] | None
 
 
@@ -88,6 +91,17 @@ class LikeAnswer:
 
 
 @dataclass(frozen=True)
+class RelatedAnswer:
+    """The pins that walks from a pin visit most, or why there are none."""
+
+    pin_id: int
+    day: datetime.date
+    candidates: list[recommender.Candidate]
+    reason: str | None
+    details: dict[int, PinDetails] | None
+
+
+@dataclass(frozen=True)
 class Health:
     """What is served."""
 
@@ -103,6 +117,13 @@ class Health:
 
 
 _Id = Annotated[int, Path(ge=-(2**63), le=2**63 - 1)]
+_Source = Annotated[
+    recommender.Source,
+    Query(
+        description="Where pins come from: `pinnersage`, the user's clusters; `pixie`, walks over pins and boards; "
+        "`blended`, both by their quotas (setting blending.pixie_share)."
+    ),
+]
 _Details = Annotated[bool, Query(description="Add title and category of every pin.")]
 
 
@@ -137,12 +158,20 @@ def create_app(
 
     @app.get("/users/{user_id}/recommendations", summary="What to show a user now", **_answers(RecommendationsAnswer))
     async def recommendations(
-        user_id: _Id, size: Annotated[int | None, how_many] = None, details: _Details = False
+        user_id: _Id,
+        size: Annotated[int | None, how_many] = None,
+        source: _Source = "pinnersage",
+        details: _Details = False,
     ) -> Response:
-        """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``."""
-        day, found = await _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size))
+        """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``.
+
+        Walks begin at the pins that the user acted on since the last batch, or else at its medoids. If there is no
+        graph to walk on, the answer is 503 and says why; where walks bring nothing, ``reason`` does.
+        """
+        day, found = await _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size, source))
         metrics.count(found)
         pins = [candidate.pin_id for candidate in found.candidates] + [query.medoid_pin_id for query in found.queries]
+        pins += found.query_pin_ids
         return _json(RecommendationsAnswer(user_id, day.day, **vars(found), details=await _details(day, pins, details)))
 
     @app.get("/users/{user_id}/interests", summary="What a user is interested in now", **_answers(InterestsAnswer))
@@ -158,6 +187,21 @@ def create_app(
         day, found = await _asked(follower, lambda day: day.recommender.like(pin_id, size))
         pins = [candidate.pin_id for candidate in found]
         return _json(LikeAnswer(pin_id, day.day, found, await _details(day, pins, details)))
+
+    @app.get(
+        "/pins/{pin_id}/related",
+        summary="Pins that people put together with a pin",
+        **_answers(RelatedAnswer, {404: "The pin is not known."}),
+    )
+    async def related(pin_id: _Id, size: Annotated[int, how_many] = 20, details: _Details = False) -> Response:
+        """The pins that walks over boards from a pin visit most, without what repeats it.
+
+        A pin that is on no board of the graph gets none, and ``reason`` says so. If there is no graph to walk on, the
+        answer is 503 and says why.
+        """
+        day, found = await _asked(follower, lambda day: day.recommender.related(pin_id, size))
+        pins = [candidate.pin_id for candidate in found.candidates]
+        return _json(RelatedAnswer(pin_id, day.day, **vars(found), details=await _details(day, pins, details)))
 
     @app.get(
         "/health",
@@ -208,7 +252,10 @@ class Refusal:
 
 def _answers(model: type, others: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
     """How an answer is described on the page, and what else may come."""
-    usual = {429: "Too many requests in a minute.", 503: "There is nothing to answer from, or the store is away."}
+    usual = {
+        429: "Too many requests in a minute.",
+        503: "There is nothing to answer from, or no graph to walk on, or the store is away.",
+    }
     responses = {status: {"model": Refusal, "description": why} for status, why in {**others, **usual}.items()}
     return {"response_model": model, "responses": responses, "tags": ["answers"]}
 
@@ -216,6 +263,7 @@ def _answers(model: type, others: Mapping[int, str] = MappingProxyType({})) -> d
 _STATUS = {
     UnknownPinError: 404,
     NothingToServeError: 503,
+    NoGraphError: 503,
     StoreError: 503,
     Exception: 500,
 }
@@ -260,7 +308,9 @@ def _json(answer: Any, status: int = 200) -> Response:
     return Response(_ADAPTERS[type(answer)].dump_json(answer), status, media_type="application/json")
 
 
-_ADAPTERS = {kind: TypeAdapter(kind) for kind in (RecommendationsAnswer, InterestsAnswer, LikeAnswer, Health)}
+_ADAPTERS = {
+    kind: TypeAdapter(kind) for kind in (RecommendationsAnswer, InterestsAnswer, LikeAnswer, RelatedAnswer, Health)
+}
 
 
 class _Metrics:

@@ -12,7 +12,10 @@ import polars as pl
 from pinnersage_assets.ann import hnsw
 from pinnersage_assets.ann.hnsw import HnswParameters
 from pinnersage_assets.ann.shards import split
+from pinnersage_assets.graph_files import write_graph
+from pinnersage_assets.lineage.graph_snapshot import FULL, PRUNED
 from pinnersage_assets.model.online import StoredClusters
+from pinnersage_assets.model.pin_board_graph import PinBoardGraph
 from pinnersage_assets.serving.pin_files import write_pin_files
 from pinnersage_assets.serving.records import StoredUser
 from pinnersage_assets.serving.served_day import PINS_FOLDER
@@ -24,6 +27,9 @@ DAY = datetime.date(2026, 4, 10)
 CORPUS, DIMENSIONS = 120, 8
 USERS = {1: [0, 40, 80], 2: [5], -3: []}
 """The rows of users' medoids; the pin of row r has the id 10 r + 10."""
+
+OF_BOARD = 10
+"""Pins that stand one after another are on a board; the last ones are on none."""
 
 
 def pin_id(row):
@@ -46,8 +52,22 @@ def pin_arrays(corpus=CORPUS, others=3):
     return arrays, vectors
 
 
-def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, suffix="a", shards=1) -> str:
-    """Write all that a published row names, and then replace the published copy by one that names it."""
+def graph_of(boards):
+    """A graph of so many boards; the pin of row 3 stands for that of row 4, which repeats it."""
+    rows = np.setdiff1d(np.arange(OF_BOARD * boards), [4])
+    # The first pin of a board is on the board before it, too.
+    shared = np.arange(OF_BOARD, OF_BOARD * boards, OF_BOARD)
+    pins, of_board = np.append(rows, shared), np.append(rows, shared - 1) // OF_BOARD
+    return PinBoardGraph.of(pin_id(pins), of_board)
+
+
+def publish_day(
+    data: Path, day=DAY, store="lmdb", method="exact", users=USERS, suffix="a", shards=1, boards=CORPUS // OF_BOARD - 1
+) -> str:
+    """Write all that a published row names, and then replace the published copy by one that names it.
+
+    With ``boards`` None it is a copy of times when there were no graphs.
+    """
     version = f"{day}-{suffix}"
     arrays, vectors = pin_arrays()
     sha256 = write_pin_files(data / PINS_FOLDER / version, arrays, [(np.arange(len(vectors)), vectors)])
@@ -82,6 +102,15 @@ def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, 
         embedding=pl.Series(vectors, dtype=pl.Array(pl.Float32, DIMENSIONS)),
         title=pl.concat_str(pl.lit("Pin "), pl.col("pin_id").cast(pl.String)),
     )
+    graphs = []
+    if boards is not None:
+        path = f"graph/dt={day}/{PRUNED}-{boards}.graph"
+        sha256 = write_graph(data / path, graph_of(boards))
+        rows_of_graphs = pl.DataFrame({"dt": day, "graph": [FULL, PRUNED], "path": [None, path], "sha256": sha256})
+        graphs = [
+            ("graph.snapshot", rows_of_graphs),
+            ("corpus.near_duplicates", pl.DataFrame({"dt": day, "pin_id": pin_id(4), "canonical_pin_id": pin_id(3)})),
+        ]
     published = data / "published" / "pinnersage.duckdb"
     published.parent.mkdir(exist_ok=True)
     new = published.with_name("new.duckdb")
@@ -90,6 +119,7 @@ def publish_day(data: Path, day=DAY, store="lmdb", method="exact", users=USERS, 
             ("serving.snapshot", pl.DataFrame([snapshot])),
             ("retrieval.hnsw_index", pl.DataFrame(rows_of_index)),
             ("staging.pins", pins),
+            *graphs,
         )
         for key, frame in rows:
             connection.execute(f"CREATE SCHEMA {key.partition('.')[0]}")

@@ -1,15 +1,24 @@
 """One user's answer at one moment, held against the batch's own functions over all neighbours of everything."""
 
 import datetime
+import math
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.model.blending import blended, quotas
 from pinnersage_assets.model.candidates import candidate_sets, shares
 from pinnersage_assets.model.online import StoredClusters, update_clusters
+from pinnersage_assets.model.pin_board_graph import NO_FEATURE, PinBoardGraph
 from pinnersage_assets.model.pinnersage import draw_medoids
+from pinnersage_assets.model.pixie import PixieParameters, Requests
+from pinnersage_assets.model.pixie import recommend as walk
+from pinnersage_assets.model.randomness import keyed_bits
+from pinnersage_assets.serving.graph_walks import GraphWalks, NoGraphError
 from pinnersage_assets.serving.packing import EventColumns
 from pinnersage_assets.serving.pin_files import PinFiles
 from pinnersage_assets.serving.recommender import Recommender, UnknownPinError
@@ -67,8 +76,9 @@ def pins():
     )
 
 
-def settings(**retrieval):
-    return Settings(retrieval={"budget": 30, "margin": 5, **retrieval}, seed=5)
+def settings(pixie=None, blending=None, **retrieval):
+    sections = {"pixie": pixie or {}, "blending": blending or {}}
+    return Settings(retrieval={"budget": 30, "margin": 5, **retrieval}, seed=5, **sections)
 
 
 def stored(pins, rows, seen_rows=()):
@@ -76,9 +86,13 @@ def stored(pins, rows, seen_rows=()):
     return StoredUser(clusters, np.sort(pins.ids[list(seen_rows)]).astype(np.int64))
 
 
-def recommender(pins, users=None, events=(), **retrieval):
-    index = ExactIndex(pins.ids[:CORPUS], pins.vectors[:CORPUS])
-    return Recommender(DAY, "v", settings(**retrieval), InMemory(users or {}, events), pins, index)
+def recommender(pins, users=None, events=(), graph=None, **sections):
+    index, chosen = ExactIndex(pins.ids[:CORPUS], pins.vectors[:CORPUS]), settings(**sections)
+    walks = "there is no graph"
+    if graph:
+        repeats = (np.array(column) for column in zip(*sorted(FIRST.items()), strict=True))
+        walks = GraphWalks(graph, pins, *repeats, chosen.pixie.parameters())
+    return Recommender(DAY, "v", chosen, InMemory(users or {}, events), pins, index, walks)
 
 
 def at(minutes, pin, action="click", user=1):
@@ -238,8 +252,6 @@ def test_lists_are_at_hand_the_second_time(pins):
 
 
 def test_only_what_may_be_recommended_is(pins):
-    from dataclasses import replace
-
     allowed = np.arange(CORPUS) % 3 == 0
     some = replace(pins, recommendable=allowed)
     answer = recommender(some, {1: stored(pins, [1, 50])}, refill=True).recommend(1, NOON, 60)
@@ -255,3 +267,196 @@ def test_pins_like_a_pin_are_its_nearest_without_itself_and_its_repeats(pins):
         assert [candidate.pin_id for candidate in asked.like(int(pins.ids[row]), 12)] == pins.ids[order].tolist()
     with pytest.raises(UnknownPinError, match=f"pin {UNKNOWN} is not known on {DAY}"):
         asked.like(UNKNOWN, 3)
+
+
+# --- Walks over pins and boards
+
+# Near-duplicates and what they repeat: of some groups the first is not in the corpus, but another one.
+FIRST = {10 * row + (3 if row % 4 == 1 else 10): 10 * row + (10 if row % 4 == 1 else 3) for row in range(1, OTHERS, 2)}
+LONELY, ALONE = 210, 2_990
+
+
+@pytest.fixture(scope="module")
+def graph(pins):
+    """Of most pins, those that repeat others left out; one is on a board by itself, and one on none."""
+    chance = np.random.default_rng(2)
+    known = np.setdiff1d(pins.ids, [*FIRST, LONELY, ALONE])
+    boards = [chance.choice(known, 12, replace=False) for _ in range(150)]
+    of_board = np.repeat(np.arange(150), 12)
+    return PinBoardGraph.of([*np.concatenate(boards), ALONE], [*of_board, 999], known[::2], known[::2] % 3)
+
+
+def walked(pins, graph, weights, key, seen_rows=(), **parameters):
+    """The pins that walks from pins of the graph visit, in plain Python: (pin of the corpus, visits)."""
+    codes = dict(zip(graph.pin_ids.tolist(), graph.pin_features.tolist(), strict=True))
+    features = Counter(codes[pin] for pin in weights if codes[pin] != NO_FEATURE)
+    feature = min(features, key=lambda code: (-features[code], code), default=NO_FEATURE)
+    request = Requests(
+        np.array(list(weights)),
+        np.array(list(weights.values()), dtype=float),
+        np.array([0, len(weights)]),
+        np.atleast_1d(key),
+        np.array([feature]),
+    )
+    usual = {"steps": 5_000, "restart": 0.5, "scaled": True, "boosted": True}
+    answer = walk(graph, request, PixieParameters(**usual | parameters))
+    in_corpus = {FIRST.get(pin, pin): pin for pin in pins.ids[:CORPUS].tolist()}
+    seen = {int(pins.ids[row]) for row in seen_rows}
+    found = [(in_corpus.get(pin), score) for pin, score in zip(answer.pin_ids.tolist(), answer.scores, strict=True)]
+    return [(pin, score) for pin, score in found if pin is not None and pin not in seen]
+
+
+def key_of(user):
+    return keyed_bits(5, DAY.toordinal(), user)
+
+
+def pins_and_scores(candidates):
+    assert {candidate.medoid_pin_id for candidate in candidates} <= {None}
+    return [(candidate.pin_id, candidate.score) for candidate in candidates]
+
+
+@pytest.mark.parametrize("walking", [{}, {"bias": 0.7, "steps": 900, "scaled": False, "stop_pins": 5}])
+def test_walks_begin_at_the_latest_pins_by_what_was_done_and_when(pins, graph, walking):
+    chance = np.random.default_rng(6)
+    weights = {"click": 0.25}
+    for user in range(1, 9):
+        rows = chance.choice(CORPUS + OTHERS, 40)
+        events = [
+            at(7 * place, pins.ids[row], ["click", "repin", "hide"][place % 3], user) for place, row in enumerate(rows)
+        ]
+        before = chance.choice(CORPUS, 30, replace=False)
+        pixie = {"action_weights": weights, "decay_per_day": 3.0, "query_pins": 6, **walking}
+        asked = recommender(pins, {user: stored(pins, [1, 2], before)}, events, graph, pixie=pixie)
+        answer = asked.recommend(user, NOON, source="pixie")
+
+        parts, latest = defaultdict(list), {}
+        for _, time, pin, action in events:
+            first = FIRST.get(pin, pin)
+            if action != "hide" and first in graph.pin_ids:
+                age = (NOON - time) / datetime.timedelta(days=1)
+                parts[first].append(weights.get(action, 1.0) * math.exp(-3.0 * age))
+                latest[first] = time
+        chosen = sorted(parts, key=lambda pin: (-latest[pin].timestamp(), pin))[:6]
+        assert answer.query_pin_ids == chosen
+        lately = pins.corpus_rows[rows]
+        seen = np.union1d(before, lately[lately >= 0])
+        expected = walked(pins, graph, {pin: math.fsum(parts[pin]) for pin in chosen}, key_of(user), seen, **walking)
+        assert (answer.source, answer.queries, answer.reason) == ("pixie", [], None)
+        assert pins_and_scores(answer.candidates) == expected[:30]
+
+
+def test_walks_of_who_does_nothing_begin_at_medoids(pins, graph):
+    rows = [3, 5, 50, 99]
+    user = stored(pins, rows, [7])
+    asked = recommender(pins, {1: user}, [at(1, pins.ids[8], "hide"), at(2, UNKNOWN)], graph)
+    answer = asked.recommend(1, NOON, source="pixie")
+    firsts = [FIRST.get(pin, pin) for pin in pins.ids[rows].tolist()]
+    assert firsts != pins.ids[rows].tolist()
+    assert answer.query_pin_ids == firsts
+    expected = walked(
+        pins, graph, dict(zip(firsts, user.clusters.importances, strict=True)), key_of(1), [7, 8], steps=5_000
+    )
+    assert pins_and_scores(answer.candidates) == expected[:30]
+    assert answer.unknown_pin_ids == [UNKNOWN]
+    # By the settings, they begin there whatever the user does.
+    events = [at(3, pins.ids[201])]
+    asked = recommender(pins, {1: user}, events, graph, pixie={"queries": "medoids", "query_pins": 2})
+    interests = asked.interests(1, NOON)
+    firsts = [FIRST.get(i.medoid_pin_id, i.medoid_pin_id) for i in interests]
+    assert asked.recommend(1, NOON, source="pixie").query_pin_ids == firsts[:2]
+
+
+def test_the_same_request_gets_the_same_answer_whenever_it_comes(pins, graph):
+    events = [at(place, pins.ids[3 * place]) for place in range(12)]
+    for source in ("pixie", "blended"):
+        first, again = (recommender(pins, events=events, graph=graph).recommend(1, NOON, 40, source) for _ in range(2))
+        assert first == again
+    asked = recommender(pins, events=events, graph=graph)
+    later = NOON + datetime.timedelta(hours=7, seconds=11)
+    assert asked.recommend(1, NOON, source="pixie") == asked.recommend(1, later, source="pixie")
+    assert asked.related(20, 10) == recommender(pins, graph=graph).related(20, 10)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_blend_is_the_batchs_of_both_lists(pins, graph, share):
+    events = [at(place, pins.ids[3 * place]) for place in range(12)]
+    asked = recommender(pins, {1: stored(pins, [1, 50, 99], [9])}, events, graph, blending={"pixie_share": share})
+    lists = []
+    for source in ("pinnersage", "pixie"):
+        found = asked.recommend(1, NOON, source=source).candidates
+        rows = [(1, rank, candidate.pin_id, candidate.score) for rank, candidate in enumerate(found, start=1)]
+        schema = {"user_id": pl.Int64, "rank": pl.Int32, "pin_id": pl.Int64, "score": pl.Float32}
+        lists.append(pl.DataFrame(rows, schema=schema, orient="row"))
+    answer = asked.recommend(1, NOON, source="blended")
+    expected = blended(*lists, quotas(30, share))
+    assert [(c.pin_id, c.score) for c in answer.candidates] == expected.select("pin_id", "score").rows()
+    by_clusters = [candidate.medoid_pin_id is not None for candidate in answer.candidates]
+    assert by_clusters == (expected["source"] == "pinnersage").to_list()
+    assert (answer.source, len(answer.candidates), answer.reason) == ("blended", 30, None)
+    assert answer.queries == asked.recommend(1, NOON).queries
+
+
+def test_budgets_are_those_of_the_batch(pins, graph):
+    asked = recommender(pins, {1: stored(pins, [1, 50])}, graph=graph, pixie={"budget": 7})
+    sizes = [len(asked.recommend(1, NOON, source=source).candidates) for source in ("pixie", "blended")]
+    assert sizes == [7, 30]
+    assert len(asked.recommend(1, NOON, 3, "pixie").candidates) == 3
+
+
+def test_where_walks_bring_nothing_the_answer_says_why(pins, graph):
+    asked = recommender(pins, {1: stored(pins, [20])}, [at(1, UNKNOWN, user=2), at(1, ALONE, user=3)], graph)
+    assert pins.ids[20] == LONELY
+    for user, reason in (
+        (1, f"nothing that is known of user 1 has an edge in the graph of {DAY}"),
+        (2, f"nothing that is known of user 2 has an edge in the graph of {DAY}"),
+        (3, "in 5000 steps no walk came to a pin that is not a query pin"),
+    ):
+        answer = asked.recommend(user, NOON, source="pixie")
+        assert (answer.source, answer.reason, len(answer.candidates)) == ("popular", reason, 30)
+        both = asked.recommend(user, NOON, source="blended")
+        assert both.reason == reason
+        assert both.candidates == asked.recommend(user, NOON).candidates
+        assert both.source == ("popular" if user == 2 else "blended")
+    allowed = replace(pins, recommendable=np.zeros(CORPUS, bool), popular_rows=np.empty(0, np.int32))
+    asked = recommender(allowed, {1: stored(allowed, [1])}, graph=graph)
+    answer = asked.recommend(1, NOON, source="pixie")
+    assert answer.candidates == []
+    assert "that walks visited were seen, or may not be recommended" in answer.reason
+
+
+def test_related_pins_are_what_walks_from_a_pin_visit(pins, graph):
+    asked = recommender(pins, graph=graph)
+    for pin in (20, 13, 50, 33, 40, int(pins.ids[CORPUS + 2])):
+        first = FIRST.get(pin, pin)
+        expected = walked(pins, graph, {first: 1.0}, keyed_bits("related", 5, DAY.toordinal(), first))
+        found = asked.related(pin, 15)
+        assert pins_and_scores(found.candidates) == expected[:15]
+        # Neither itself nor what repeats it.
+        assert first not in {FIRST.get(candidate.pin_id, candidate.pin_id) for candidate in found.candidates}
+        assert found.reason is None
+    with pytest.raises(UnknownPinError, match=f"pin {UNKNOWN} is not known on {DAY}"):
+        asked.related(UNKNOWN, 3)
+    found = asked.related(LONELY, 3)
+    assert found.candidates == []
+    assert found.reason.startswith(f"pin {LONELY} has no edge in the graph of {DAY}")
+    assert "no walk came to a pin" in asked.related(ALONE, 3).reason
+
+
+def test_without_a_graph_walks_are_refused_and_all_else_is_answered(pins):
+    asked = recommender(pins, {1: stored(pins, [1])})
+    for ask in (
+        lambda: asked.recommend(1, NOON, source="pixie"),
+        lambda: asked.recommend(1, NOON, source="blended"),
+        lambda: asked.related(20, 3),
+    ):
+        with pytest.raises(NoGraphError, match="there is no graph"):
+            ask()
+    assert asked.recommend(1, NOON).candidates
+
+
+def test_pins_of_a_newer_graph_that_the_day_does_not_know_are_left_out(pins, graph):
+    edges = np.repeat(graph.board_ids, np.diff(graph.board_offsets)), graph.pin_ids[graph.board_pins]
+    newer = PinBoardGraph.of([*edges[1], *range(5_001, 5_040)], [*edges[0], *range(39)])
+    found = recommender(pins, {1: stored(pins, [1, 50])}, graph=newer).recommend(1, NOON, 300, "pixie").candidates
+    assert len(found) > 100
+    assert {candidate.pin_id for candidate in found} <= set(pins.ids[:CORPUS].tolist())

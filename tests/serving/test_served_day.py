@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from served_data import CORPUS, DAY, USERS, pin_arrays, pin_id, publish_day
 from pinnersage_assets.ann.exact import ExactIndex
 from pinnersage_assets.ann.shards import ShardedIndex
 from pinnersage_assets.serving.events import Event
+from pinnersage_assets.serving.graph_walks import NoGraphError
 from pinnersage_assets.serving.served_day import PINS_FOLDER, Follower, NothingToServeError, open_served_day
 from pinnersage_assets.serving.store import open_store
 from pinnersage_assets.settings import Settings
@@ -63,6 +65,72 @@ def test_without_its_index_file_a_day_is_searched_exactly(tmp_path, published, s
     day = open_served_day(published, tmp_path, Settings(), store)
     assert isinstance(day.recommender._index, ExactIndex)
     assert f"{file.name} is missing; the corpus of {DAY} is searched exactly" in caplog.text
+
+
+def test_the_graph_of_the_day_is_opened_with_what_repeats_in_it(tmp_path, published, store):
+    publish_day(tmp_path)
+    recommender = open_served_day(published, tmp_path, Settings(), store).recommender
+    found = [candidate.pin_id for candidate in recommender.related(pin_id(12), 9).candidates]
+    assert len(found) == 9
+    # Those of its own board come first.
+    assert set(found) <= {pin_id(row) for row in range(10, 21)} - {pin_id(12)}
+    # The repeat has no edge of its own.
+    assert recommender.related(pin_id(4), 9) == recommender.related(pin_id(3), 9)
+    assert recommender.recommend(1, NOW, source="pixie").query_pin_ids == [pin_id(row) for row in USERS[1]]
+
+
+def _lost(tmp_path, file):
+    file.unlink()
+
+
+def _damaged(tmp_path, file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+
+def _of_times_without_graphs(tmp_path, file):
+    publish_day(tmp_path, suffix="old", boards=None)
+
+
+def _without_boards(tmp_path, file):
+    publish_day(tmp_path, suffix="old", boards=0)
+
+
+@pytest.mark.parametrize(
+    ("happened", "reason"),
+    [
+        (_lost, r"\.graph is missing; materialise graph.snapshot of 2026-04-10 again, and publish"),
+        (_damaged, r"\.graph is damaged: .*; materialise graph.snapshot of 2026-04-10 again, and publish"),
+        (_of_times_without_graphs, r"graph.snapshot of 2026-04-10 again, and publish"),
+        (_without_boards, "the graph of 2026-04-10 has no edges: give board_pins, or set graph.boards to sessions"),
+    ],
+)
+def test_without_a_graph_all_but_walks_is_answered(tmp_path, published, store, caplog, happened, reason):
+    publish_day(tmp_path)
+    [file] = (tmp_path / "graph").glob("*/*")
+    happened(tmp_path, file)
+    follower = Follower(published, tmp_path, Settings(), store)
+    follower.look()
+    assert follower.problem is None
+    assert len(follower.current.recommender.recommend(1, NOW).candidates) == 12
+    for _ in range(2):
+        with pytest.raises(NoGraphError, match=reason):
+            follower.current.recommender.related(pin_id(12), 9)
+    assert caplog.text.count("there are no walks") == 1
+
+
+def test_a_graph_that_was_made_again_takes_over(tmp_path, follower):
+    [file] = (tmp_path / "graph").glob("*/*")
+    before = follower.current
+    file.unlink()
+    shutil.rmtree(tmp_path / PINS_FOLDER / before.version)
+    publish_day(tmp_path, boards=5)
+    follower.look()
+    assert follower.current.version == before.version
+    assert follower.current.recommender.related(pin_id(12), 9).candidates
+    assert "has no edge" in follower.current.recommender.related(pin_id(80), 9).reason
+    # Whoever asked the old day walks on the old graph: the file was mapped.
+    assert before.recommender.related(pin_id(80), 9).candidates
 
 
 def test_nothing_published_says_what_to_do(tmp_path, published, store):

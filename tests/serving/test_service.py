@@ -107,6 +107,56 @@ def test_pins_like_a_pin(service):
     assert service.ask("/pins/11/like")[:2] == (404, {"detail": f"pin 11 is not known on {DAY}"})
 
 
+def test_pins_that_people_put_together_with_a_pin(service):
+    status, answer, _ = service.ask(f"/pins/{pin_id(12)}/related?size=5&details=true")
+    assert (status, answer["day"], answer["reason"]) == (200, str(DAY), None)
+    found = [candidate["pin_id"] for candidate in answer["candidates"]]
+    assert len(found) == len(set(found)) == 5
+    assert pin_id(12) not in found
+    assert set(answer["details"]) == {str(pin) for pin in found}
+    assert service.ask(f"/pins/{pin_id(12)}/related?size=5&details=true")[1] == answer
+    status, answer, _ = service.ask(f"/pins/{pin_id(CORPUS - 1)}/related")
+    assert (status, answer["candidates"]) == (200, [])
+    assert f"pin {pin_id(CORPUS - 1)} has no edge in the graph of {DAY}" in answer["reason"]
+    assert service.ask("/pins/11/related")[:2] == (404, {"detail": f"pin 11 is not known on {DAY}"})
+
+
+def test_candidates_come_from_where_they_are_asked_for(service):
+    usual = service.ask("/users/1/recommendations")[1]
+    assert service.ask("/users/1/recommendations?source=pinnersage")[1] == usual
+    assert (usual["query_pin_ids"], usual["reason"]) == ([], None)
+    status, walked, _ = service.ask("/users/1/recommendations?source=pixie")
+    assert (status, walked["source"], walked["queries"]) == (200, "pixie", [])
+    assert walked["query_pin_ids"] == [pin_id(row) for row in USERS[1]]
+    assert len(walked["candidates"]) == 12
+    both = service.ask("/users/1/recommendations?source=blended")[1]
+    assert (both["source"], both["queries"]) == ("blended", usual["queries"])
+    by_walks = [candidate for candidate in both["candidates"] if candidate["medoid_pin_id"] is None]
+    # The half of them.
+    assert by_walks == [c for c in walked["candidates"] if c in by_walks]
+    assert len(by_walks) == len(both["candidates"]) - len(by_walks) == 6
+    status, nobody, _ = service.ask("/users/77/recommendations?source=pixie&size=2")
+    assert (status, nobody["source"], len(nobody["candidates"])) == (200, "popular", 2)
+    assert "nothing that is known of user 77 has an edge" in nobody["reason"]
+    text = service.ask("/metrics")[1]
+    assert 'pinnersage_answers_total{source="pixie"} 1.0' in text
+
+
+def test_without_a_graph_walks_are_refused_with_the_reason(tmp_path):
+    publish_day(tmp_path, boards=0)
+    with running(tmp_path) as service:
+        assert service.ask("/health")[1]["status"] == "ok"
+        assert service.ask("/users/1/recommendations")[0] == 200
+        for path in (
+            "/users/1/recommendations?source=pixie",
+            "/users/1/recommendations?source=blended",
+            f"/pins/{pin_id(1)}/related",
+        ):
+            status, answer, _ = service.ask(path)
+            assert status == 503
+            assert answer["detail"].startswith(f"the graph of {DAY} has no edges: give board_pins")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -116,6 +166,8 @@ def test_pins_like_a_pin(service):
         "/users/1/recommendations?size=51",
         "/users/1/interests?details=perhaps",
         f"/pins/{pin_id(4)}/like?size=-1",
+        "/users/1/recommendations?source=pinterest",
+        f"/pins/{pin_id(4)}/related?size=51",
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_parameter_and_a_reason(service, path):
@@ -194,7 +246,7 @@ def test_on_this_machine_none_is_needed(host):
 
 def test_before_anything_is_published_the_reason_is_given(tmp_path):
     with running(tmp_path) as service:
-        for path in ("/users/1/recommendations", "/users/1/interests", "/pins/1/like"):
+        for path in ("/users/1/recommendations", "/users/1/interests", "/pins/1/like", "/pins/1/related"):
             status, answer, _ = service.ask(path)
             assert status == 503
             assert "does not exist yet: run `make demo`" in answer["detail"]
