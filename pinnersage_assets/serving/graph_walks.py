@@ -67,7 +67,7 @@ class GraphWalks:
         """The pins that walks visit most, of those that may be recommended.
 
         Args:
-            first_ids: (n,) where walks begin, as of `firsts_of`, each once.
+            first_ids: (n,) where walks begin, as of `firsts_of`, each once; all have edges.
             weights: (n,) w_q.
             key: of the random numbers: with the same one, the same is found.
             seen: rows of the corpus that are left out.
@@ -88,7 +88,6 @@ class GraphWalks:
 
     def _feature(self, first_ids: NDArray[np.int64]) -> int:
         """What most of the pins are about; of what is equally often, the smallest code."""
-        rows = self.graph.pin_rows(first_ids)
-        features = self.graph.pin_features[rows[rows >= 0]]
+        features = self.graph.pin_features[self.graph.pin_rows(first_ids)]
         codes, counts = np.unique(features[features != NO_FEATURE], return_counts=True)
         return int(codes[counts.argmax()]) if len(codes) else NO_FEATURE

@@ -163,9 +163,11 @@ class Recommender:
         Raises:
             MissingSnapshotError: the store does not have this day's users any more.
             StoreError: the store cannot be read.
-            NoGraphError: walks are asked for, and there is nothing to walk on.
+            NoGraphError: walks alone are asked for, and there is nothing to walk on. A blend is what the user's
+                clusters bring then, and gives the reason.
         """
-        walks = None if source == "pinnersage" else self._known_walks()
+        if source == "pixie":
+            self._known_walks()
         usual = self.settings.pixie.budget if source == "pixie" else 0
         budget = size or usual or self.settings.retrieval.budget
         user, recent = self._read(user_id)
@@ -175,18 +177,13 @@ class Recommender:
         queries, candidates = [], []
         if source != "pixie" and is_known:
             queries, candidates = self._by_clusters(user_id, interests, seen, budget)
-        query_pins, reason = np.empty(0, np.int64), None
-        if walks:
-            query_pins, weights = self._query_pins(walks, recent, interests)
-            key = keyed_bits(self.settings.seed, self.day.toordinal(), user_id)
-            visited, name = walks.visited(query_pins, weights, key, seen), source
-            found, reason = self._visited(visited, budget), visited.reason
-            if reason and not len(query_pins):
-                reason = f"nothing that is known of user {user_id} has an edge in the graph of {self.day}"
-            candidates = found if source == "pixie" else self._blended(candidates, found, budget)
+        query_pin_ids, reason = [], None
+        if source != "pinnersage":
+            query_pin_ids, found, reason = self._by_walks(user_id, recent, interests, seen, budget)
+            name, candidates = source, found if source == "pixie" else self._blended(candidates, found, budget)
         if not candidates and (source == "pixie" or not is_known):
             name, candidates = "popular", self._popular(seen, budget)
-        return Recommendations(name, queries, candidates, unknown, query_pins.tolist(), reason)
+        return Recommendations(name, queries, candidates, unknown, query_pin_ids, reason)
 
     def _by_clusters(
         self, user_id: int, interests: UpdatedClusters, seen: NDArray[np.int64], budget: int
@@ -221,6 +218,19 @@ class Recommender:
                 )
             ],
         )
+
+    def _by_walks(
+        self, user_id: int, recent: RecentActions, interests: UpdatedClusters, seen: NDArray[np.int64], budget: int
+    ) -> tuple[list[int], list[Candidate], str | None]:
+        """Where walks begin, what they bring, and why that is nothing."""
+        if isinstance(self._walks, str):
+            return [], [], self._walks
+        pins, weights = self._query_pins(self._walks, recent, interests)
+        if not len(pins):
+            return [], [], f"nothing that is known of user {user_id} has an edge in the graph of {self.day}"
+        key = keyed_bits(self.settings.seed, self.day.toordinal(), user_id)
+        visited = self._walks.visited(pins, weights, key, seen)
+        return pins.tolist(), self._visited(visited, budget), visited.reason
 
     def interests(self, user_id: int, now: datetime.datetime) -> list[Interest]:
         """The clusters of a user, the most important first; none of a user of whom nothing is known.

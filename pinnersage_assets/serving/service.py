@@ -166,7 +166,8 @@ def create_app(
         """The pins to show a user now; to one of whom nothing is known, popular ones, with ``source`` ``popular``.
 
         Walks begin at the pins that the user acted on since the last batch, or else at its medoids. If there is no
-        graph to walk on, the answer is 503 and says why; where walks bring nothing, ``reason`` does.
+        graph to walk on, ``pixie`` is answered by 503 and why, and ``blended`` by what the clusters bring; where walks
+        bring nothing, ``reason`` says why.
         """
         day, found = await _asked(follower, lambda day: day.recommender.recommend(user_id, now(), size, source))
         metrics.count(found)

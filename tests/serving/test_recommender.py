@@ -444,14 +444,12 @@ def test_related_pins_are_what_walks_from_a_pin_visit(pins, graph):
 
 def test_without_a_graph_walks_are_refused_and_all_else_is_answered(pins):
     asked = recommender(pins, {1: stored(pins, [1])})
-    for ask in (
-        lambda: asked.recommend(1, NOON, source="pixie"),
-        lambda: asked.recommend(1, NOON, source="blended"),
-        lambda: asked.related(20, 3),
-    ):
+    for ask in (lambda: asked.recommend(1, NOON, source="pixie"), lambda: asked.related(20, 3)):
         with pytest.raises(NoGraphError, match="there is no graph"):
             ask()
-    assert asked.recommend(1, NOON).candidates
+    _, usual, both = (asked.recommend(1, NOON, source=source) for source in ("pinnersage", "pinnersage", "blended"))
+    assert both == replace(usual, source="blended", reason="there is no graph")
+    assert len(usual.candidates) == 30
 
 
 def test_pins_of_a_newer_graph_that_the_day_does_not_know_are_left_out(pins, graph):

@@ -147,14 +147,14 @@ def test_without_a_graph_walks_are_refused_with_the_reason(tmp_path):
     with running(tmp_path) as service:
         assert service.ask("/health")[1]["status"] == "ok"
         assert service.ask("/users/1/recommendations")[0] == 200
-        for path in (
-            "/users/1/recommendations?source=pixie",
-            "/users/1/recommendations?source=blended",
-            f"/pins/{pin_id(1)}/related",
-        ):
+        reason = f"the graph of {DAY} has no edges: give board_pins"
+        for path in ("/users/1/recommendations?source=pixie", f"/pins/{pin_id(1)}/related"):
             status, answer, _ = service.ask(path)
             assert status == 503
-            assert answer["detail"].startswith(f"the graph of {DAY} has no edges: give board_pins")
+            assert answer["detail"].startswith(reason)
+        status, answer, _ = service.ask("/users/1/recommendations?source=blended")
+        assert (status, len(answer["candidates"])) == (200, 12)
+        assert answer["reason"].startswith(reason)
 
 
 @pytest.mark.parametrize(
