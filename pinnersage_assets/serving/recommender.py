@@ -283,7 +283,8 @@ class Recommender:
             raise UnknownPinError(f"pin {pin_id} is not known on {self.day}")
         first = walks.firsts_of(np.array([pin_id]))
         if not walks.have_edges(first)[0]:
-            return Related([], f"pin {pin_id} has no edge in the graph of {self.day}: it is on no board, or on few")
+            reason = f"pin {pin_id} has no edge in the graph of {self.day}: it is on no board that pruning leaves"
+            return Related([], reason)
         key = keyed_bits("related", self.settings.seed, self.day.toordinal(), first)
         visited = walks.visited(first, np.ones(1), key, np.empty(0, np.int64))
         return Related(self._visited(visited, size), visited.reason)
