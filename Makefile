@@ -41,6 +41,8 @@ demo: $(INSTALLED) $(HOME_FILE)  ## 100 simulated days, and the whole lineage fo
 # The UI's pages cannot open files, so the pages of reports/ are served beside it, and no longer than it. Interrupts reach
 # Dagster itself; the shell waits for it to end.
 dev: $(INSTALLED) $(HOME_FILE)  ## The Dagster UI on http://localhost:3000 (or PORT=...), pages on 3001 (REPORTS_PORT=...)
+	@.venv/bin/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
+		|| { echo "Port $(PORT) is taken. Is another make dev running? For another port: make dev PORT=..." >&2; exit 1; }
 	@mkdir -p $(PINNERSAGE_DATA_DIR)/reports; \
 	.venv/bin/python -m http.server $(REPORTS_PORT) --bind 127.0.0.1 --directory $(PINNERSAGE_DATA_DIR)/reports \
 		>/dev/null 2>&1 & reports=$$!; \

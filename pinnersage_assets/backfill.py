@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 
+from pinnersage_assets.console import causes, is_interrupt, terminal
 from pinnersage_assets.warehouse.database import Warehouse
 from pinnersage_assets.warehouse.ledger import EXPIRED, PASSED, days_by_table
 
@@ -222,14 +223,17 @@ def days_made(warehouse: Warehouse) -> dict[str, set[Day]]:
 
 def _execute(defs: dg.Definitions, warehouse: Warehouse, instance: dg.DagsterInstance, run: PlannedRun) -> None:
     partitions = run.partitions
-    result = defs.resolve_job_def(run.job).execute_in_process(
+    job = defs.resolve_job_def(run.job).with_logger_defs({"console": terminal})
+    result = job.execute_in_process(
         instance=instance,
+        # A logger that no configuration names is not used.
+        run_config={"loggers": {"console": {}}},
         partition_key=partitions["partition_key"],
         tags=_CODE_LOCATION | partitions["tags"],
         raise_on_error=False,
     )
     failed = [event for event in result.all_events if event.is_step_failure]
-    if any(_is_interrupt(event) for event in failed):
+    if any(is_interrupt(event) for event in failed):
         raise BackfillError(f"{run} was interrupted; the same command goes on from here")
     if not result.success or failed:
         errors = [
@@ -267,25 +271,11 @@ def _mending(reasons: Sequence[str], warehouse: Warehouse) -> str:
 _CODE_LOCATION = {".dagster/repository": "__repository__@pinnersage"}
 
 
-def _is_interrupt(failure: dg.DagsterEvent) -> bool:
-    interrupts = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
-    return any(error.cls_name in interrupts for error in _errors(failure))
-
-
 def _cause(failure: dg.DagsterEvent) -> str:
     """What happened in a step, without the errors that Dagster wraps it in."""
-    errors = _errors(failure)
+    errors = causes(failure)
     own = (error for error in errors if not (error.cls_name or "").startswith("Dagster"))
     return next(own, errors[-1]).message.strip()
-
-
-def _errors(failure: dg.DagsterEvent) -> list:
-    """The error of a step, and what caused it, down to the first cause."""
-    errors, error = [], failure.step_failure_data.error
-    while error is not None:
-        errors.append(error)
-        error = error.cause
-    return errors
 
 
 def _days_with(warehouse: Warehouse, status: str) -> dict[str, set[Day]]:

@@ -22,7 +22,7 @@ def log_progress(log: logging.Logger, unit: str, every_seconds: float = 10.0) ->
             return
         last = now
         rate = done / (now - started)
-        pace = f"{rate:,.0f} a second" if rate >= 1 else f"{60 * rate:,.0f} a minute"
+        pace = f"{rate:,.0f} a second" if rate >= 1 else f"{1 / rate:,.0f} s each"
         log.info(f"{done:,} of {total:,} {unit}, {pace}, {(total - done) / rate:,.0f} s left")
 
     return report

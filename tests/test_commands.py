@@ -54,6 +54,18 @@ def test_a_second_backfill_says_that_there_is_one(tmp_path):
     assert not (tmp_path / "warehouse").exists()
 
 
+def test_a_file_that_cannot_be_read_is_a_message_and_not_all_that_therefore_did_not_run(tmp_path):
+    folder = tmp_path / "landing" / "actions" / "dt=2026-01-05"
+    folder.mkdir(parents=True)
+    pl.DataFrame({"user_id": [1], "pin": [1]}).write_parquet(folder / "a.parquet")
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
+    day = "2026-01-05"
+    done = run(tmp_path, "backfill", "--from", day, "--to", day, PINNERSAGE_SOURCE="landing")
+    assert done.returncode == 1
+    assert "a.parquet lacks the required column pin_id" in done.stderr
+    assert len(done.stderr.splitlines()) < 5, done.stderr
+
+
 def test_the_settings_file_is_named_in_its_mistakes(tmp_path):
     (tmp_path / "settings.toml").write_text("[clustering]\nalfa = 1\n")
     done = run(tmp_path, "backfill", "--from", "2026-01-05", "--to", "2026-01-05")

@@ -79,7 +79,8 @@ def clean_up(specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
                 context.log.warning(f"{table}: no file is deleted today, as the copy may name it. {error}")
                 sizes = {}
             found.append((table, since[name], forgotten[name], 0, len(sizes), sum(sizes.values())))
-            context.log.info(f"{table}: deleted {', '.join(map(str, sizes)) or 'no file'}")
+            if sizes:
+                context.log.info(f"{table}: deleted {', '.join(map(str, sizes))}")
         columns = ["table_name", "kept_since", "partitions", "rows", "files", "bytes"]
         return pl.DataFrame(found, schema=columns, orient="row", infer_schema_length=None).cast({"kept_since": pl.Date})
 
