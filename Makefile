@@ -59,9 +59,9 @@ backfill: $(INSTALLED) $(HOME_FILE)  ## All for FROM=YYYY-MM-DD TO=YYYY-MM-DD; A
 		|| { echo "say which days: make backfill FROM=2026-04-08 TO=2026-04-10, or STALE=1" >&2; exit 2; }
 	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO)) $(if $(AGAIN),--again) $(if $(STALE),--stale)
 
-erase: $(INSTALLED) $(HOME_FILE)  ## Erase users from every table, file and store: USERS="17 42"
-	@test -n "$(USERS)" || { echo 'say whom: make erase USERS="17 42"' >&2; exit 2; }
-	@$(RUN) erase $(USERS)
+erase: $(INSTALLED) $(HOME_FILE)  ## Erase users from every table, file and store: USERS="17 42", or NAMES="alice"
+	@test -n "$(USERS)$(NAMES)" || { echo 'say whom: make erase USERS="17 42", or NAMES="alice bob"' >&2; exit 2; }
+	@$(RUN) erase $(USERS) $(foreach name,$(NAMES),--original '$(name)')
 
 sql: $(INSTALLED)  ## A prompt for SQL on the published copy
 	@$(RUN) sql

@@ -208,7 +208,7 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
         refuse_other_source(resources["warehouse"], resources["source"])
     except dg.Failure as failure:
         raise click.ClickException(str(failure)) from failure
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         anything, seconds = _told(
             backfill(
                 defs,
@@ -227,8 +227,6 @@ def _backfill(first: datetime.date, last: datetime.date, again: bool) -> None:
 
 
 def _backfill_stale() -> None:
-    import dagster as dg
-
     from pinnersage_assets.backfill import backfill_stale
     from pinnersage_assets.definitions import defs
     from pinnersage_assets.lineage.stale_partitions import find_stale
@@ -249,7 +247,7 @@ def _backfill_stale() -> None:
         return days
 
     try:
-        with dg.DagsterInstance.get() as instance:
+        with _instance() as instance:
             anything, seconds = _told(backfill_stale(defs, warehouse, instance, find))
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
@@ -269,7 +267,7 @@ def _erase(user_ids: list[int], originals: list[str]) -> None:
     data = ENVIRONMENT.data_dir
     user_ids += known_numbers(data / "landing", "users", originals)
     under_way = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         running = instance.get_runs(dg.RunsFilter(statuses=under_way))
     if running:
         raise click.ClickException(
@@ -287,6 +285,16 @@ def _erase(user_ids: list[int], originals: list[str]) -> None:
         click.echo("\nSimulated users come back with the next run over their days.")
     elif any(place.found for place in erased):
         click.echo("\nTables that count users together are stale now: make backfill STALE=1 makes them again.")
+
+
+def _instance():
+    import dagster as dg
+
+    if not os.environ.get("DAGSTER_HOME"):
+        raise click.ClickException(
+            "DAGSTER_HOME is not set: it is the folder dagster_home of the data directory. Calls by way of make set it"
+        )
+    return dg.DagsterInstance.get()
 
 
 def _told(runs: Iterable[object]) -> tuple[bool, float]:
