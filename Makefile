@@ -4,8 +4,8 @@ PINNERSAGE_DATA_DIR ?= data
 PORT ?= 3000
 REPORTS_PORT ?= 3001
 
-export PINNERSAGE_DATA_DIR := $(abspath $(PINNERSAGE_DATA_DIR))
-export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
+override export PINNERSAGE_DATA_DIR := $(abspath $(PINNERSAGE_DATA_DIR))
+override export DAGSTER_HOME := $(PINNERSAGE_DATA_DIR)/dagster_home
 
 RUN := .venv/bin/python -m pinnersage_assets
 EXTRAS ?= dev
