@@ -59,7 +59,7 @@ def test_in_a_run_of_many_days_those_that_read_a_missing_day_fail(world, tmp_pat
     assert result.success == (not failing)
     assert [check.check_name for check in failed] == ["inputs_are_complete"] * bool(failing)
     for check in failed:
-        assert f"make backfill FROM={on(failing[0])} TO={on(failing[0])}" in check.description
+        assert f"make backfill FROM={on(failing[-1])} TO={on(failing[-1])}" in check.description
         missing = {
             tuple(record.data[name] for name in ("missing", "first", "last"))
             for record in check.metadata["examples"].records
