@@ -123,7 +123,8 @@ def test_days_that_are_finished_stay_finished_when_their_rows_expire():
     assert plan(8, 9, done=done, expired=expired) == []
     # Of the day that comes next only what it reads back is made again.
     assert plan(10, 10, done=done, expired=expired) == [run("users_and_retrieval", 9), run("daily", 10)]
-    for table in ("corpus.pins", "retrieval.recommendations"):
+    candidates = [f"retrieval.{kind}recommendations" for kind in ("", "pixie_", "blended_")]
+    for table in ("corpus.pins", *candidates):
         done[table], expired[table] = days(7, 9), days(0, 6)
     assert plan(10, 10, done=done, expired=expired) == [run("daily", 10)]
     assert plan(10, 10, done=done, expired=expired, horizon=3) == [run("daily", 10)]

@@ -202,9 +202,11 @@ def test_days_without_anything_to_judge_have_an_empty_evaluation(world):
     assert set(judged["user_id"]) == {1, 6}
     assert set(judged["model"]) == {*VARIANTS, *CONTROLS}
     assert set(judged["targets"]) == {1}
-    # There is one pin left for user 6, and the one acted on is unknown.
-    own = judged.filter(user_id=6).select("set_size", "relevant", "recalled")
-    assert own.unique().rows() == [(1, 0, 0)]
+    # There is one pin left for user 6, and the one acted on is unknown. That pin is on no board.
+    own = judged.filter(user_id=6)
+    left = own.filter(pl.col("model") != "pixie").select("set_size", "relevant", "recalled")
+    assert left.unique().rows() == [(1, 0, 0)]
+    assert own.filter(model="pixie")["set_size"].to_list() == [0]
 
 
 def test_engagement_has_a_row_for_a_day_on_which_nothing_happened(world):
