@@ -54,6 +54,7 @@ def test_a_second_backfill_says_that_there_is_one(tmp_path):
     assert not (tmp_path / "warehouse").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_is_a_message_and_not_all_that_therefore_did_not_run(tmp_path):
     folder = tmp_path / "landing" / "actions" / "dt=2026-01-05"
     folder.mkdir(parents=True)

@@ -167,6 +167,7 @@ def seconds_of(action) -> float:
     return time.perf_counter() - started
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_partition_is_the_old_one_or_the_new_one(warehouse, processes):
     def write(version):
         with warehouse.get_connection() as connection:
@@ -206,6 +207,7 @@ def test_killed_between_any_two_statements_a_partition_is_the_old_one_or_the_new
     assert statement > 8
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_publication_is_the_old_one_or_the_new_one(warehouse, processes):
     write_and_publish(warehouse, 0)
     duration = seconds_of(lambda: write_and_publish(warehouse, 1))
