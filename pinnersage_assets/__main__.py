@@ -302,7 +302,7 @@ def _told(runs: Iterable[object]) -> tuple[bool, float]:
     import dagster as dg
 
     from pinnersage_assets.backfill import BackfillError
-    from pinnersage_assets.files import held
+    from pinnersage_assets.files import HeldError, held
     from pinnersage_assets.partitions import ENVIRONMENT
 
     started, anything = time.monotonic(), False
@@ -311,7 +311,7 @@ def _told(runs: Iterable[object]) -> tuple[bool, float]:
             for run in runs:
                 anything = True
                 click.echo(f"[{time.monotonic() - started:6.1f} s] {run}")
-    except BlockingIOError as error:
+    except HeldError as error:
         raise click.ClickException(
             f"another backfill, or demo, is at work in {ENVIRONMENT.data_dir}: wait until it has ended"
         ) from error

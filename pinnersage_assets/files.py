@@ -27,6 +27,10 @@ def written_atomically(path: Path) -> Generator[Path]:
     sync(path.parent)
 
 
+class HeldError(RuntimeError):
+    """Somebody else holds a lock."""
+
+
 @contextlib.contextmanager
 def held(path: Path) -> Generator[None]:
     """Hold a lock meanwhile, which the system lets go of when the process ends, however it ends.
@@ -35,11 +39,14 @@ def held(path: Path) -> Generator[None]:
         path: the lock's file; its folder is created where it does not exist.
 
     Raises:
-        BlockingIOError: somebody else holds it.
+        HeldError: somebody else holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HeldError(f"{path} is held by another process") from error
         yield
 
 

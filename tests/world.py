@@ -15,6 +15,7 @@ import duckdb
 import polars as pl
 
 from pinnersage_assets import backfill as backfilling
+from pinnersage_assets.console import causes
 from pinnersage_assets.definitions import defs
 from pinnersage_assets.lineage.clean_up import ROWS
 from pinnersage_assets.resources import build_resources
@@ -205,11 +206,7 @@ def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
     found = {}
     for event in result.all_events:
         if event.is_step_failure:
-            messages, error = [], event.step_failure_data.error
-            while error is not None:
-                messages.append(error.message)
-                error = error.cause
-            found[event.step_key] = "\n".join(messages)
+            found[event.step_key] = "\n".join(error.message for error in causes(event))
     return found
 
 

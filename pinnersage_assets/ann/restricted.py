@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pinnersage_assets.ann.exact import ExactIndex
+from pinnersage_assets.ann.exact import ExactIndex, exact_search
 from pinnersage_assets.ann.hnsw import HnswIndex
 from pinnersage_assets.ann.shards import ShardedIndex
 from pinnersage_assets.model.selected_vectors import selected
@@ -16,8 +16,13 @@ _SLACK = 3
 _NEIGHBOURS_AT_ONCE = 8_000_000
 
 
-def search_whole(index: CorpusIndex, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The k nearest pins of each query as rows of ``index.ids``, (q, min(k, m)); of no query fewer."""
+def search_whole(index: CorpusIndex, queries: NDArray[np.float32], k: int, exactly: bool = False) -> NDArray[np.int64]:
+    """The k nearest pins of each query as rows of ``index.ids``, (q, min(k, m)); of no query fewer.
+
+    With ``exactly`` the index is not asked, but its vectors are.
+    """
+    if exactly:
+        return exact_search(queries, index.vectors, k)[0]
     k = min(k, len(index.ids))
     found, depth = index.search_rows(queries, k)[0], k
     # This ends: a search for more than a tenth of the corpus is exact.

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.index_files import open_index
 from pinnersage_assets.ann.restricted import search_whole
 from pinnersage_assets.graph_files import map_graph
@@ -54,10 +53,7 @@ def rank_held_out(source: Path, destination: Path, parameters: Mapping[str, Any]
         """Of lists of one length."""
         return boards.ranks(np.repeat(np.arange(len(boards)), lists.shape[1]), lists.ravel(), corpus)
 
-    if parameters["searches_exactly"]:
-        nearest = exact_search(centres, index.vectors, length)[0]
-    else:
-        nearest = search_whole(index, centres, length)
+    nearest = search_whole(index, centres, length, parameters["searches_exactly"])
     popular = np.load(parameters["popular"])[:length]
     found = {
         ("embedding_neighbours", ""): ranks(of_graph[nearest]),

@@ -19,7 +19,6 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pinnersage_assets.ann.exact import exact_search
 from pinnersage_assets.ann.index_files import open_index
 from pinnersage_assets.ann.restricted import CorpusIndex, search_whole
 from pinnersage_assets.model.diversity import diversity
@@ -291,9 +290,7 @@ class _Bucket:
 
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """The nearest corpus rows: in a corpus that is small enough exactly, otherwise by the index."""
-        if self.parameters["searches_exactly"]:
-            return exact_search(queries, self.index.vectors, k)[0]
-        return self.search_index(queries, k)
+        return search_whole(self.index, queries, k, self.parameters["searches_exactly"])
 
     def search_index(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         return search_whole(self.index, queries, k)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pinnersage_assets.graph_files import map_graph
 from pinnersage_assets.model.pixie import Answers, PixieParameters, Requests, recommend
-from pinnersage_assets.model.population import offsets_of
+from pinnersage_assets.model.population import offsets_of, rows_if_known
 from pinnersage_assets.model.randomness import keyed_bits
 
 # Visited pins that are in memory at once: no request visits more than it takes steps.
@@ -91,12 +91,12 @@ def _candidates(
     user_ids: NDArray[np.int64], answers: Answers, recommendable: NDArray[np.int64], seen: pl.DataFrame, budget: int
 ) -> pl.DataFrame:
     of_graph, of_corpus = recommendable
-    places = np.minimum(np.searchsorted(of_graph, answers.pin_ids), max(len(of_graph) - 1, 0))
-    known = np.flatnonzero(of_graph[places] == answers.pin_ids) if len(of_graph) else np.empty(0, np.int64)
+    rows = rows_if_known(of_graph, answers.pin_ids)
+    known = np.flatnonzero(rows >= 0)
     found = pl.DataFrame(
         {
             "user_id": np.repeat(user_ids, np.diff(answers.offsets))[known],
-            "pin_id": of_corpus[places[known]],
+            "pin_id": of_corpus[rows[known]],
             "score": answers.scores[known],
         }
     ).join(seen, on=["user_id", "pin_id"], how="anti", maintain_order="left")

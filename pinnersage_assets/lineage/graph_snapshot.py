@@ -50,6 +50,13 @@ _CATEGORIES = f"""
 """
 
 
+def categories_of(warehouse: Warehouse, day: datetime.date, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Codes of the categories of pins as of a day, in their order; `NO_TOPIC` of pins without one."""
+    codes = warehouse.read(_CATEGORIES, {"day": day})
+    asked = pl.DataFrame({"pin_id": pin_ids}).join(codes, on="pin_id", how="left", maintain_order="left")
+    return asked["code"].fill_null(NO_TOPIC).to_numpy()
+
+
 @dataclass(frozen=True)
 class GraphContent:
     """What the graphs of a day are made of: P pins, E edges."""
@@ -75,17 +82,14 @@ class GraphContent:
     @classmethod
     def of_edges(cls, warehouse: Warehouse, day: datetime.date, edges: pl.DataFrame) -> "GraphContent":
         """Of edges, pin_id and board_id, whose pins are known by a day."""
-        pins, known = edges["pin_id"].unique().sort(), pin_vectors(warehouse, day)
-        categories = pl.DataFrame({"pin_id": pins}).join(
-            warehouse.read(_CATEGORIES, {"day": day}), on="pin_id", how="left", maintain_order="left"
-        )
+        pin_ids, known = edges["pin_id"].unique().sort().to_numpy(), pin_vectors(warehouse, day)
         return cls(
             edges["pin_id"].to_numpy(),
             edges["board_id"].to_numpy(),
-            pins.to_numpy(),
-            categories["code"].fill_null(NO_TOPIC).to_numpy(),
-            known.select(pins.to_numpy()),
-            known.digests_of(pins.to_numpy()),
+            pin_ids,
+            categories_of(warehouse, day, pin_ids),
+            known.select(pin_ids),
+            known.digests_of(pin_ids),
         )
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinnersage_assets.files import held
+from pinnersage_assets.files import HeldError, held
 from pinnersage_assets.serving.event_landing import land, land_refused
 from pinnersage_assets.serving.events import Event, parse
 from pinnersage_assets.serving.store import Committed, Refused, Store, StoreError, open_store, snapshot_day, utc_now
@@ -196,11 +196,10 @@ def alone(folder: Path) -> Generator[None]:
     Raises:
         StoreError: somebody does.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(folder / "consumer.lock"))
-        except BlockingIOError as error:
-            raise StoreError(
-                f"another consumer runs on {folder}; one is enough: end it first, or serve with --no-consume"
-            ) from error
-        yield
+    try:
+        with held(folder / "consumer.lock"):
+            yield
+    except HeldError as error:
+        raise StoreError(
+            f"another consumer runs on {folder}; one is enough: end it first, or serve with --no-consume"
+        ) from error

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinnersage_assets.files import checksum, sync
+from pinnersage_assets.model.population import rows_if_known
 from pinnersage_assets.vector_files import write_vectors
 
 
@@ -53,12 +54,8 @@ class PinFiles:
 
     def rows_of(self, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each pin, (m,) int64; -1 of those that are not known."""
-        found = np.full(len(pin_ids), -1)
-        for start, part in ((0, self.ids[: self.corpus_size]), (self.corpus_size, self.ids[self.corpus_size :])):
-            if len(part):
-                rows = np.minimum(np.searchsorted(part, pin_ids), len(part) - 1)
-                found = np.where(part[rows] == pin_ids, rows + start, found)
-        return found
+        corpus, others = (rows_if_known(part, pin_ids) for part in np.split(self.ids, [self.corpus_size]))
+        return np.where(others >= 0, others + self.corpus_size, corpus)
 
     def neighbours_of(self, pin_id: int) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
         """Rows and cosines of the pins nearest to a medoid; None where they are not in the cache."""

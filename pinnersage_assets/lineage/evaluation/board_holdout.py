@@ -21,14 +21,13 @@ from pinnersage_assets.graph_files import write_graph
 from pinnersage_assets.lineage.by_bucket import map_buckets
 from pinnersage_assets.lineage.corpus_index import describe_corpus_index
 from pinnersage_assets.lineage.evaluation.knowledge import knows_the_future
-from pinnersage_assets.lineage.graph_snapshot import FULL, PRUNED, GraphContent
-from pinnersage_assets.lineage.queries import CANONICAL_PINS, CATEGORY_CODE
+from pinnersage_assets.lineage.graph_snapshot import FULL, PRUNED, GraphContent, categories_of
+from pinnersage_assets.lineage.queries import CANONICAL_PINS
 from pinnersage_assets.model.board_holdout import NOT_FOUND, JudgedBoards
 from pinnersage_assets.model.bootstrap import difference_intervals
 from pinnersage_assets.model.diversity import most_popular_rows
-from pinnersage_assets.model.pin_board_graph import NO_FEATURE, PinBoardGraph
+from pinnersage_assets.model.pin_board_graph import PinBoardGraph
 from pinnersage_assets.model.pixie import PixieParameters
-from pinnersage_assets.model.population import rows_if_known
 from pinnersage_assets.model.randomness import keyed_sample
 from pinnersage_assets.partitions import DAILY, HISTORY, KNOWN_DAY, SAME_DAY, partition_day, reads
 from pinnersage_assets.progress import log_progress
@@ -56,10 +55,6 @@ _OF_BOARDS = f"""
 _EDGES = f"""
     SELECT pin_id, board_id FROM ({_SAVED}) WHERE ts < $day + INTERVAL 1 DAY
         AND pin_id IN (SELECT pin_id FROM staging.pins WHERE dt <= $day) ORDER BY ALL
-"""
-_CATEGORIES = f"""
-    SELECT pin_id, {CATEGORY_CODE} AS category FROM staging.pins
-    WHERE dt <= $today AND category IS NOT NULL ORDER BY pin_id
 """
 # What the corpus pins of a day are in the graph.
 _CORPUS = f"""
@@ -121,7 +116,7 @@ def board_holdout(
         boards, metadata = _boards_to_judge(warehouse, settings, day, today, edges, keys)
         if not len(boards):
             return dg.MaterializeResult(value=pl.DataFrame(schema=_COLUMNS), metadata=metadata)
-        pins, categories = pin_vectors(warehouse, today), _Categories.read(warehouse, today)
+        pins, features = pin_vectors(warehouse, today), boards.features(categories_of(warehouse, today, boards.pin_ids))
         graphs = _graphs(GraphContent.of_edges(warehouse, day, edges), settings)
         corpus = warehouse.read(_CORPUS, {"day": day})["of_graph"].to_numpy()
     metadata["held-out pins not in the corpus"] = int(np.count_nonzero(~np.isin(boards.held_out, corpus)))
@@ -152,7 +147,7 @@ def board_holdout(
         found = map_buckets(
             engine.get_engine(),
             "pinnersage_assets.kernels.boards:rank_held_out",
-            _write_buckets(boards, pins, categories, folder),
+            _write_buckets(boards, pins, features, folder),
             parameters,
             folder / "found",
             log_progress(context.log, "buckets of boards"),
@@ -160,26 +155,6 @@ def board_holdout(
         )
         ranks = pl.concat(pl.read_parquet(file, hive_partitioning=False) for file in found)
     return dg.MaterializeResult(value=_hit_rates(ranks, graphs, keys), metadata=metadata)
-
-
-@dataclass(frozen=True)
-class _Categories:
-    """Of the pins that have one."""
-
-    pin_ids: NDArray[np.int64]
-    codes: NDArray[np.int64]
-
-    @classmethod
-    def read(cls, warehouse: Warehouse, today: datetime.date) -> "_Categories":
-        rows = warehouse.read(_CATEGORIES, {"today": today})
-        return cls(rows["pin_id"].to_numpy(), rows["category"].to_numpy())
-
-    def of(self, pin_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`NO_FEATURE` of those that have none."""
-        rows = rows_if_known(self.pin_ids, pin_ids)
-        found = np.full(len(rows), NO_FEATURE, dtype=np.int64)
-        found[rows >= 0] = self.codes[rows[rows >= 0]]
-        return found
 
 
 @dataclass(frozen=True)
@@ -257,8 +232,7 @@ def _popular(
     return corpus[most_popular_rows(degrees, ("popular on boards", *keys), size)]
 
 
-def _write_buckets(boards: JudgedBoards, pins: PinVectors, categories: _Categories, folder: Path) -> list[Bucket]:
-    features = boards.features(categories.of(boards.pin_ids))
+def _write_buckets(boards: JudgedBoards, pins: PinVectors, features: NDArray[np.int64], folder: Path) -> list[Bucket]:
     buckets = []
     bounds = np.linspace(0, len(boards), -(-len(boards) // _BOARDS_A_BUCKET) + 1).astype(int)
     for number, (first, last) in enumerate(pairwise(bounds.tolist())):
